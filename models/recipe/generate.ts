@@ -1,0 +1,95 @@
+/**
+ * Writes the questions, or a corpus for pre-training, as JSONL:
+ *
+ *   npx tsx models/recipe/generate.ts questions models/embedded/questions
+ *   npx tsx models/recipe/generate.ts corpus FILE --seed N --count N
+ *       [--arithmetic-errors P] [--replaced-words P] [--forgotten-carries P]
+ *
+ * No question occurs twice among the three files, and none of them occurs in a corpus.
+ */
+import { createWriteStream, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { finished } from 'node:stream/promises';
+import { parseArgs } from 'node:util';
+import { Random } from './random.js';
+import { makeProblem, type Problem, writeSolution } from './story.js';
+
+const SPLITS = [
+  { name: 'train', seed: 1, count: 400 },
+  { name: 'validation', seed: 2, count: 200 },
+  { name: 'test', seed: 3, count: 400 },
+] as const;
+
+export interface Split {
+  readonly name: string;
+  readonly problems: readonly Problem[];
+}
+
+/** The three sets of questions; no question text occurs twice. */
+export function makeSplits(): Split[] {
+  const taken = new Set<string>();
+  return SPLITS.map(({ name, seed, count }) => {
+    const random = new Random(seed);
+    const problems = Array.from({ length: count }, () => makeNewProblem(random, taken));
+    for (const problem of problems) taken.add(problem.question);
+    return { name, problems };
+  });
+}
+
+/** Draws until the question is not in `taken`. */
+function makeNewProblem(random: Random, taken: ReadonlySet<string>): Problem {
+  for (;;) {
+    const problem = makeProblem(random);
+    if (!taken.has(problem.question)) return problem;
+  }
+}
+
+function writeQuestions(folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  for (const { name, problems } of makeSplits()) {
+    const lines = problems.map(({ question, answer }, index) =>
+      JSON.stringify({ id: `${name}-${index + 1}`, question, answer: String(answer) }),
+    );
+    writeFileSync(join(folder, `${name}.jsonl`), `${lines.join('\n')}\n`);
+  }
+}
+
+async function writeCorpus(file: string, options: Record<string, string | undefined>): Promise<void> {
+  const number = (name: string, fallback?: number): number => {
+    const value = options[name] === undefined ? fallback : Number(options[name]);
+    if (value === undefined || !(value >= 0))
+      throw new Error(`--${name} must be a number that is not negative`);
+    return value;
+  };
+  const spoiling = {
+    arithmeticErrors: number('arithmetic-errors', 0),
+    replacedWords: number('replaced-words', 0),
+    forgottenCarries: number('forgotten-carries', 0),
+  };
+  const random = new Random(number('seed'));
+  const heldOut = new Set(makeSplits().flatMap(({ problems }) => problems.map(({ question }) => question)));
+  const output = createWriteStream(file);
+  for (let remaining = number('count'); remaining > 0; remaining--) {
+    const problem = makeNewProblem(random, heldOut);
+    const solution = writeSolution(random, problem, spoiling);
+    output.write(`${JSON.stringify({ question: problem.question, solution })}\n`);
+  }
+  output.end();
+  await finished(output);
+}
+
+const string = { type: 'string' } as const;
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seed: string,
+    count: string,
+    'arithmetic-errors': string,
+    'replaced-words': string,
+    'forgotten-carries': string,
+  },
+});
+const [command, path] = positionals;
+if (command === 'questions' && path !== undefined) writeQuestions(path);
+else if (command === 'corpus' && path !== undefined) await writeCorpus(path, values);
+else throw new Error('usage: generate.ts questions FOLDER | generate.ts corpus FILE --seed N --count N');
