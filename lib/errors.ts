@@ -56,5 +56,7 @@ export class CftError extends Error {
 
 /** True for errors of the operating system (`ENOENT`, `ENOSPC`, ...). */
 export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && typeof (error as NodeJS.ErrnoException).code === 'string' && 'errno' in error;
+  return (
+    error instanceof Error && typeof (error as NodeJS.ErrnoException).code === 'string' && 'errno' in error
+  );
 }
