@@ -24,7 +24,7 @@ export type GivenOptions<C extends Command> = { [N in OptionsOf<C>]?: Value<Tabl
 
 /** Options after defaults: those with a default are always there, the others may be undefined. */
 export type ResolvedOptions<C extends Command> = {
-  [N in OptionsOf<C>]: Table[N] extends { default: unknown } ? Value<Table[N]> : Value<Table[N]> | undefined;
+  [N in OptionsOf<C>]: 'default' extends keyof Table[N] ? Value<Table[N]> : Value<Table[N]> | undefined;
 };
 
 export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
