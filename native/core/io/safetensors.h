@@ -1,5 +1,6 @@
-// Reading tensors from memory-mapped safetensors files and writing such files. Headers are parsed and checked in
-// TypeScript (lib/model/safetensors.ts); this side gets tables of entries and still refuses what lies outside a file.
+// Reading tensors from memory-mapped safetensors files and writing such files. Headers are parsed and checked
+// in TypeScript (lib/model/safetensors.ts); this side gets tables of entries and still refuses what lies
+// outside a file.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -45,17 +46,19 @@ class MappedFile {
 class TensorReader {
  public:
   // A fresh tensor (shape of the entry) on `device` in `dtype`, copied out of the file.
-  // Throws Error ERR_CFT_BAD_WEIGHTS where the entry lies outside its file, disagrees with its shape, or, with
-  // `finite`, holds NaN or infinity.
+  // Throws Error ERR_CFT_BAD_WEIGHTS where the entry lies outside its file, disagrees with its shape, or,
+  // with `finite`, holds NaN or infinity.
   at::Tensor read(const TensorEntry& entry, at::ScalarType dtype, at::Device device, bool finite = true);
 
  private:
   std::unordered_map<std::string, std::shared_ptr<MappedFile>> files_;
 };
 
-// Writes tensors (any device; fp32, fp16, bf16, int64) with their names and string metadata into one safetensors
-// file: temporary file beside it, fsync, rename. Returns the file's size in bytes. Throws Error ERR_CFT_IO.
-uint64_t write_safetensors(const std::string& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+// Writes tensors (any device; fp32, fp16, bf16, int64) with their names and string metadata into one
+// safetensors file: temporary file beside it, fsync, rename. Returns the file's size in bytes. Throws Error
+// ERR_CFT_IO.
+uint64_t write_safetensors(const std::string& path,
+                           const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                            const std::vector<std::pair<std::string, std::string>>& metadata = {});
 
 }  // namespace cft

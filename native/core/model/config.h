@@ -6,7 +6,8 @@
 
 namespace cft {
 
-// Rotary embedding of a group of layers: angle = position * inverse_frequencies[i], cos and sin times `scale`.
+// Rotary embedding of a group of layers: angle = position * inverse_frequencies[i], cos and sin times
+// `scale`.
 struct Rope {
   std::vector<float> inverse_frequencies;  // (head_dim / 2)
   float scale = 1.0f;

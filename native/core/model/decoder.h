@@ -1,6 +1,6 @@
 // One decoder for all families: the plain forward pass over packed sequences, made of differentiable libtorch
-// operations. Training, prefill, logits and scores use it; it is also the reference that faster paths are tested
-// against.
+// operations. Training, prefill, logits and scores use it; it is also the reference that faster paths are
+// tested against.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -17,16 +17,18 @@ struct PackedTokens {
   at::Tensor positions;         // (N) int64
   std::vector<int64_t> starts;  // (S + 1), first 0, last N
 
-  // Checks ids against the vocabulary, lengths against max_positions and that starts ascend strictly from 0 to N
-  // (no empty sequence); throws Error ERR_CFT_BAD_DATA.
-  static PackedTokens make(const Model& model, const std::vector<int32_t>& ids, const std::vector<int64_t>& starts);
+  // Checks ids against the vocabulary, lengths against max_positions and that starts ascend strictly from 0
+  // to N (no empty sequence); throws Error ERR_CFT_BAD_DATA.
+  static PackedTokens make(const Model& model, const std::vector<int32_t>& ids,
+                           const std::vector<int64_t>& starts);
 };
 
 // What a caller may hang into the forward pass.
 struct ForwardHooks {
   // In place of y = x W^T + b; LoRA adds its product here. x is (N, in).
   std::function<at::Tensor(const Linear&, const at::Tensor& x)> linear;
-  // Sees each layer's keys (after norm and RoPE) and values, both (N, kv_heads, head_dim); prefill keeps them.
+  // Sees each layer's keys (after norm and RoPE) and values, both (N, kv_heads, head_dim); prefill keeps
+  // them.
   std::function<void(int64_t layer, const at::Tensor& keys, const at::Tensor& values)> keys_values;
 };
 

@@ -21,7 +21,8 @@ struct Linear {
 };
 
 struct LayerWeights {
-  // Pre-norm families: before attention and before the MLP. Post-norm (OLMo2/3): after attention and after the MLP.
+  // Pre-norm families: before attention and before the MLP. Post-norm (OLMo2/3): after attention and after
+  // the MLP.
   at::Tensor attention_norm;  // (hidden)
   at::Tensor mlp_norm;        // (hidden)
   Linear q, k, v, o;
@@ -31,8 +32,9 @@ struct LayerWeights {
 
 class Model {
  public:
-  // Copies every tensor that the config calls for to `device` in `dtype`; names that are absent, of another shape or
-  // not finite throw Error ERR_CFT_BAD_WEIGHTS. `adapter` entries are a PEFT LoRA, merged: W += scale * B A.
+  // Copies every tensor that the config calls for to `device` in `dtype`; names that are absent, of another
+  // shape or not finite throw Error ERR_CFT_BAD_WEIGHTS. `adapter` entries are a PEFT LoRA, merged: W +=
+  // scale * B A.
   Model(ModelConfig config, const std::vector<TensorEntry>& tensors, at::Device device, at::ScalarType dtype,
         const std::vector<TensorEntry>& adapter = {}, double adapter_scale = 1.0);
   // From tensors in memory (tests).
@@ -48,8 +50,8 @@ class Model {
   const Linear& head() const { return head_; }                  // its weight IS embedding() where tied
   const std::vector<LayerWeights>& layers() const { return layers_; }
 
-  // Name and tensor of every weight in a fixed order, without a tied lm_head. The tensors are the model's own: an
-  // in-place update changes the model (call weights_changed() after it).
+  // Name and tensor of every weight in a fixed order, without a tied lm_head. The tensors are the model's
+  // own: an in-place update changes the model (call weights_changed() after it).
   const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
 
   // Grows when the weights change; whoever packed or cached something from them compares it.

@@ -1,0 +1,53 @@
+// LoRA (Hu et al., arXiv 2106.09685) with PEFT's names, initialisation and scaling:
+// y = x W^T + b + scale * dropout(x) A^T B^T, W and b frozen.
+#pragma once
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "core/model/decoder.h"
+#include "core/model/model.h"
+
+namespace cft {
+
+struct LoraOptions {
+  int64_t rank = 0;
+  double alpha = 0;
+  double dropout = 0;
+  std::vector<std::string> targets;  // last parts of module paths, e.g. "q_proj"
+  bool rank_stabilized = false;      // scale = alpha / sqrt(rank) instead of alpha / rank
+};
+
+class Adapter {
+ public:
+  // A ~ U(-1 / sqrt(in), 1 / sqrt(in)) (kaiming_uniform with a = sqrt(5)) from `seed`, B = 0, both fp32 whatever the
+  // model's dtype. Throws Error ERR_CFT_BAD_OPTION for values out of range and names targets that match no module.
+  Adapter(const Model& model, const LoraOptions& options, uint64_t seed);
+
+  // Hooks that add the adapter's product, computed in the dtype of the activations. With a counter dropout is on:
+  // its masks depend on (seed, counter, module) alone. The hooks refer to this adapter.
+  ForwardHooks hooks(std::optional<uint64_t> dropout_counter) const;
+
+  // "base_model.model.<module path>.lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank), module by module.
+  const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
+
+ private:
+  struct Module {
+    uint64_t index;
+    at::Tensor a, b;
+  };
+  at::Tensor forward(const Linear& linear, const at::Tensor& x, std::optional<uint64_t> dropout_counter) const;
+
+  double scale_;
+  double dropout_;
+  uint64_t seed_;
+  std::unordered_map<std::string, Module> modules_;  // by module path
+  std::vector<std::pair<std::string, at::Tensor>> parameters_;
+};
+
+}  // namespace cft

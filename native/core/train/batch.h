@@ -1,0 +1,27 @@
+// What the trainer trains on: packed sequences without padding, and the positions whose next token counts.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "core/model/config.h"
+
+namespace cft {
+
+// N tokens, S sequences, M selected positions.
+struct TrainBatch {
+  std::vector<int32_t> token_ids;        // (N), sequence after sequence
+  std::vector<int64_t> sequence_starts;  // (S + 1), first 0, last N
+  std::vector<int64_t> selected;         // (M) packed positions whose NEXT token is trained, ascending strictly
+  std::vector<int64_t> targets;          // (M) the token to predict there
+  std::vector<float> weights;            // (M) loss = sum(weights * nll)
+  uint64_t dropout_counter = 0;          // unique per micro-batch; LoRA dropout depends on it and the seed
+};
+
+// Throws Error ERR_CFT_BAD_DATA that names the field and the index.
+void check_batch(const TrainBatch& batch, const ModelConfig& config);
+
+// The batch without what cannot reach its loss: tokens after the last selected position of their sequence and
+// sequences without one. Exact, since attention is causal; the selected positions keep their order.
+TrainBatch prune_batch(const TrainBatch& batch);
+
+}  // namespace cft

@@ -1,0 +1,65 @@
+#include "core/train/optimizer.h"
+
+namespace cft {
+
+AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, AdamWOptions options) : options_(options) {
+  slots_.reserve(parameters.size());
+  for (auto& [name, weight] : parameters) slots_.push_back({name, weight, {}, {}, {}});
+}
+
+// Masters and moments are made when first needed: a resumed run never holds them twice.
+void AdamW::prepare(Slot& slot) const {
+  if (slot.exp_avg.defined()) return;
+  const auto fp32 = slot.weight.options().dtype(at::kFloat);
+  slot.exp_avg = at::zeros(slot.weight.sizes(), fp32);
+  slot.exp_avg_sq = at::zeros(slot.weight.sizes(), fp32);
+  // `to` aliases an fp32 weight.
+  if (slot.weight.scalar_type() == at::kFloat || options_.master_weights) slot.master = slot.weight.to(at::kFloat);
+}
+
+void AdamW::step(const Gradients& gradients, double learning_rate) {
+  const at::NoGradGuard no_grad;
+  ++steps_;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    prepare(slot);
+    const at::Tensor master = slot.master.defined() ? slot.master : slot.weight.to(at::kFloat);
+    const at::Tensor gradient = gradients.sum(i).defined() ? gradients.sum(i) : at::zeros_like(master);
+    const at::Tensor count = at::full({}, static_cast<double>(steps_), master.options());
+    at::_fused_adamw_({master}, {gradient}, {slot.exp_avg}, {slot.exp_avg_sq}, {}, {count}, learning_rate,
+                      options_.beta1, options_.beta2, slot.weight.dim() > 1 ? options_.weight_decay : 0,
+                      options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    if (!master.is_same(slot.weight)) slot.weight.copy_(master);
+  }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> AdamW::state() {
+  std::vector<std::pair<std::string, at::Tensor>> state;
+  state.emplace_back("step", at::full({1}, static_cast<double>(steps_), at::kFloat));
+  for (Slot& slot : slots_) {
+    prepare(slot);
+    state.emplace_back("weight." + slot.name, slot.master.defined() ? slot.master : slot.weight);
+    state.emplace_back("exp_avg." + slot.name, slot.exp_avg);
+    state.emplace_back("exp_avg_sq." + slot.name, slot.exp_avg_sq);
+  }
+  return state;
+}
+
+void AdamW::restore(const std::vector<at::Tensor>& state) {
+  const at::NoGradGuard no_grad;
+  size_t next = 0;
+  steps_ = state.at(next++).item<int64_t>();
+  for (Slot& slot : slots_) {
+    const at::Tensor& weight = state.at(next++);
+    slot.weight.copy_(weight);
+    slot.exp_avg = state.at(next++);
+    slot.exp_avg_sq = state.at(next++);
+    if (slot.weight.scalar_type() == at::kFloat) {
+      slot.master = slot.weight;
+    } else if (options_.master_weights) {
+      slot.master = weight;
+    }
+  }
+}
+
+}  // namespace cft
