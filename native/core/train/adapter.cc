@@ -22,8 +22,9 @@ uint64_t mix(uint64_t x) {
 
 at::Generator make_generator(at::Device device, uint64_t seed) {
   at::Generator generator =
-      device.is_cpu() ? at::detail::createCPUGenerator()
-                      : at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
+      device.is_cpu()
+          ? at::detail::createCPUGenerator()
+          : at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
   generator.set_current_seed(seed);
   return generator;
 }
@@ -33,7 +34,8 @@ std::string last_part(const std::string& path) { return path.substr(path.rfind('
 std::vector<const Linear*> linears(const Model& model) {
   std::vector<const Linear*> all;
   for (const LayerWeights& layer : model.layers()) {
-    for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+    for (const Linear* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
       all.push_back(linear);
     }
   }
@@ -62,7 +64,8 @@ void check(const Model& model, const LoraOptions& options) {
   if (!unknown.empty()) refuse("no module is named " + unknown + "; this model has " + known);
   const bool head = std::ranges::count(options.targets, last_part(model.head().path)) > 0;
   if (head && model.config().tie_word_embeddings) {
-    refuse(last_part(model.head().path) + " is tied to the embedding in this model and cannot have an adapter");
+    refuse(last_part(model.head().path) +
+           " is tied to the embedding in this model and cannot have an adapter");
   }
 }
 
@@ -83,7 +86,8 @@ Adapter::Adapter(const Model& model, const LoraOptions& options, uint64_t seed)
     const double bound = 1 / std::sqrt(static_cast<double>(in));
     Module module;
     module.index = modules_.size();
-    module.a = at::empty({options.rank, in}, at::kFloat).uniform_(-bound, bound, generator).to(model.device());
+    module.a =
+        at::empty({options.rank, in}, at::kFloat).uniform_(-bound, bound, generator).to(model.device());
     module.b = at::zeros({out, options.rank}, at::TensorOptions(at::kFloat).device(model.device()));
     const std::string name = "base_model.model." + linear->path;
     parameters_.emplace_back(name + ".lora_A.weight", module.a);
@@ -108,7 +112,8 @@ at::Tensor Adapter::forward(const Linear& linear, const at::Tensor& x,
   const Module& module = found->second;
   at::Tensor input = x;
   if (dropout_counter && dropout_ > 0) {
-    at::Generator generator = make_generator(x.device(), mix(mix(mix(seed_) ^ *dropout_counter) ^ module.index));
+    at::Generator generator =
+        make_generator(x.device(), mix(mix(mix(seed_) ^ *dropout_counter) ^ module.index));
     const at::Tensor keep = at::empty_like(x.detach()).bernoulli_(1 - dropout_, generator);
     input = x * keep.div_(1 - dropout_);
   }

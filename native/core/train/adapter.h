@@ -25,15 +25,17 @@ struct LoraOptions {
 
 class Adapter {
  public:
-  // A ~ U(-1 / sqrt(in), 1 / sqrt(in)) (kaiming_uniform with a = sqrt(5)) from `seed`, B = 0, both fp32 whatever the
-  // model's dtype. Throws Error ERR_CFT_BAD_OPTION for values out of range and names targets that match no module.
+  // A ~ U(-1 / sqrt(in), 1 / sqrt(in)) (kaiming_uniform with a = sqrt(5)) from `seed`, B = 0, both fp32
+  // whatever the model's dtype. Throws Error ERR_CFT_BAD_OPTION for values out of range and names targets
+  // that match no module.
   Adapter(const Model& model, const LoraOptions& options, uint64_t seed);
 
-  // Hooks that add the adapter's product, computed in the dtype of the activations. With a counter dropout is on:
-  // its masks depend on (seed, counter, module) alone. The hooks refer to this adapter.
+  // Hooks that add the adapter's product, computed in the dtype of the activations. With a counter dropout is
+  // on: its masks depend on (seed, counter, module) alone. The hooks refer to this adapter.
   ForwardHooks hooks(std::optional<uint64_t> dropout_counter) const;
 
-  // "base_model.model.<module path>.lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank), module by module.
+  // "base_model.model.<module path>.lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank), module by
+  // module.
   const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
 
  private:
@@ -41,7 +43,8 @@ class Adapter {
     uint64_t index;
     at::Tensor a, b;
   };
-  at::Tensor forward(const Linear& linear, const at::Tensor& x, std::optional<uint64_t> dropout_counter) const;
+  at::Tensor forward(const Linear& linear, const at::Tensor& x,
+                     std::optional<uint64_t> dropout_counter) const;
 
   double scale_;
   double dropout_;

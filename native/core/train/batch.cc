@@ -8,7 +8,9 @@
 namespace cft {
 namespace {
 
-[[noreturn]] void refuse(const std::string& what) { throw Error("ERR_CFT_BAD_DATA", "training batch: " + what); }
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error("ERR_CFT_BAD_DATA", "training batch: " + what);
+}
 
 std::string item(const char* field, size_t index, int64_t value) {
   return std::string(field) + "[" + std::to_string(index) + "] = " + std::to_string(value);
@@ -16,8 +18,8 @@ std::string item(const char* field, size_t index, int64_t value) {
 
 void check_size(const char* field, size_t found, size_t expected) {
   if (found != expected) {
-    refuse(std::string(field) + " has " + std::to_string(found) + " values, expected " + std::to_string(expected) +
-           ", one per selected position");
+    refuse(std::string(field) + " has " + std::to_string(found) + " values, expected " +
+           std::to_string(expected) + ", one per selected position");
   }
 }
 
@@ -52,7 +54,8 @@ void check_batch(const TrainBatch& batch, const ModelConfig& config) {
       refuse(item("targets", i, batch.targets[i]) + ", expected " + vocabulary);
     }
     if (!std::isfinite(batch.weights[i])) {
-      refuse("weights[" + std::to_string(i) + "] = " + std::to_string(batch.weights[i]) + ", expected a finite number");
+      refuse("weights[" + std::to_string(i) + "] = " + std::to_string(batch.weights[i]) +
+             ", expected a finite number");
     }
   }
 }

@@ -11,10 +11,10 @@ namespace cft {
 struct TrainBatch {
   std::vector<int32_t> token_ids;        // (N), sequence after sequence
   std::vector<int64_t> sequence_starts;  // (S + 1), first 0, last N
-  std::vector<int64_t> selected;         // (M) packed positions whose NEXT token is trained, ascending strictly
-  std::vector<int64_t> targets;          // (M) the token to predict there
-  std::vector<float> weights;            // (M) loss = sum(weights * nll)
-  uint64_t dropout_counter = 0;          // unique per micro-batch; LoRA dropout depends on it and the seed
+  std::vector<int64_t> selected;  // (M) packed positions whose NEXT token is trained, ascending strictly
+  std::vector<int64_t> targets;   // (M) the token to predict there
+  std::vector<float> weights;     // (M) loss = sum(weights * nll)
+  uint64_t dropout_counter = 0;   // unique per micro-batch; LoRA dropout depends on it and the seed
 };
 
 // Throws Error ERR_CFT_BAD_DATA that names the field and the index.

@@ -13,8 +13,9 @@ class Gradients {
   Gradients(const Gradients&) = delete;
   Gradients& operator=(const Gradients&) = delete;
 
-  // While it lives, the leaves require gradients and each backward adds to the sums as soon as a leaf's gradient is
-  // complete, so that at most a few gradients exist beside the sums. Before and after, the leaves are plain tensors.
+  // While it lives, the leaves require gradients and each backward adds to the sums as soon as a leaf's
+  // gradient is complete, so that at most a few gradients exist beside the sums. Before and after, the leaves
+  // are plain tensors.
   class Recording {
    public:
     explicit Recording(Gradients& gradients);
@@ -29,7 +30,8 @@ class Gradients {
   size_t size() const { return leaves_.size(); }
   // fp32, shape of the leaf; undefined where nothing was added, which stands for zero.
   const at::Tensor& sum(size_t index) const { return sums_[index]; }
-  // Norm over all sums, fp32 as torch.nn.utils.clip_grad_norm_ computes it; not finite when a gradient is not.
+  // Norm over all sums, fp32 as torch.nn.utils.clip_grad_norm_ computes it; not finite when a gradient is
+  // not.
   double norm() const;
   void scale(double factor);
   void clear();

@@ -1,5 +1,6 @@
 #include "core/train/loss.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -60,7 +61,8 @@ HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::T
   };
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
-    const at::Tensor log_probs = at::log_softmax(forward_head(model, hidden.narrow(0, begin, count), hooks), 1);
+    const at::Tensor log_probs =
+        at::log_softmax(forward_head(model, hidden.narrow(0, begin, count), hooks), 1);
     append(scores.nll, -log_probs.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
     append(scores.entropies, -(log_probs.exp() * log_probs).sum(1));
   }

@@ -11,14 +11,14 @@
 namespace cft {
 
 struct HeadGradient {
-  double loss = 0;            // sum(weights * nll)
+  double loss = 0;             // sum(weights * nll)
   at::Tensor hidden_gradient;  // (M, hidden), dtype of hidden
 };
 
-// hidden (M, hidden) of the selected positions, targets (M) int64, weights (M) fp32, all on the model's device.
-// Runs the head forward and backward at once: parameters of the head that require gradients have theirs added
-// (backward into the leaves), and the gradient of `hidden` comes back for the body's backward. nll is computed from
-// fp32 logits.
+// hidden (M, hidden) of the selected positions, targets (M) int64, weights (M) fp32, all on the model's
+// device. Runs the head forward and backward at once: parameters of the head that require gradients have
+// theirs added (backward into the leaves), and the gradient of `hidden` comes back for the body's backward.
+// nll is computed from fp32 logits.
 HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
                                     const at::Tensor& weights, const ForwardHooks& hooks);
 

@@ -1,20 +1,26 @@
 #include "core/train/optimizer.h"
 
+#include <ATen/core/grad_mode.h>
+
 namespace cft {
 
-AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, AdamWOptions options) : options_(options) {
+AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, AdamWOptions options)
+    : options_(options) {
   slots_.reserve(parameters.size());
   for (auto& [name, weight] : parameters) slots_.push_back({name, weight, {}, {}, {}});
 }
 
-// Masters and moments are made when first needed: a resumed run never holds them twice.
+bool AdamW::has_master(const Slot& slot) const {
+  return slot.weight.scalar_type() == at::kFloat || options_.master_weights;
+}
+
+// Masters and moments are made when they are first needed.
 void AdamW::prepare(Slot& slot) const {
   if (slot.exp_avg.defined()) return;
   const auto fp32 = slot.weight.options().dtype(at::kFloat);
   slot.exp_avg = at::zeros(slot.weight.sizes(), fp32);
   slot.exp_avg_sq = at::zeros(slot.weight.sizes(), fp32);
-  // `to` aliases an fp32 weight.
-  if (slot.weight.scalar_type() == at::kFloat || options_.master_weights) slot.master = slot.weight.to(at::kFloat);
+  if (has_master(slot)) slot.master = slot.weight.to(at::kFloat);  // an fp32 weight itself, without a copy
 }
 
 void AdamW::step(const Gradients& gradients, double learning_rate) {
@@ -45,20 +51,31 @@ std::vector<std::pair<std::string, at::Tensor>> AdamW::state() {
   return state;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> AdamW::state_layout() const {
+  std::vector<std::pair<std::string, at::Tensor>> layout;
+  const auto add = [&](const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+    layout.emplace_back(name, at::empty(shape, at::TensorOptions(dtype).device(at::kMeta)));
+  };
+  add("step", {1}, at::kFloat);
+  for (const Slot& slot : slots_) {
+    const at::IntArrayRef shape = slot.weight.sizes();
+    add("weight." + slot.name, shape, has_master(slot) ? at::kFloat : slot.weight.scalar_type());
+    add("exp_avg." + slot.name, shape, at::kFloat);
+    add("exp_avg_sq." + slot.name, shape, at::kFloat);
+  }
+  return layout;
+}
+
 void AdamW::restore(const std::vector<at::Tensor>& state) {
   const at::NoGradGuard no_grad;
   size_t next = 0;
-  steps_ = state.at(next++).item<int64_t>();
+  steps_ = static_cast<int64_t>(state.at(next++).item<double>());
   for (Slot& slot : slots_) {
     const at::Tensor& weight = state.at(next++);
     slot.weight.copy_(weight);
     slot.exp_avg = state.at(next++);
     slot.exp_avg_sq = state.at(next++);
-    if (slot.weight.scalar_type() == at::kFloat) {
-      slot.master = slot.weight;
-    } else if (options_.master_weights) {
-      slot.master = weight;
-    }
+    if (has_master(slot)) slot.master = slot.weight.scalar_type() == at::kFloat ? slot.weight : weight;
   }
 }
 

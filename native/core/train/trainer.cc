@@ -1,5 +1,6 @@
 #include "core/train/trainer.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -70,8 +71,7 @@ double Trainer::accumulate(const TrainBatch& batch) {
       const at::AutoGradMode grad(true);
       hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
     }
-    const HeadGradient head =
-        head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
+    const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
     // An adapter on the head alone leaves a body without gradients.
     if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
     return head.loss;
@@ -153,10 +153,12 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
   const std::string file = entries.empty() ? "trainer state" : entries.front().file;
   const auto find = [&](const std::string& name, const at::Tensor& like) -> const TensorEntry& {
     const auto found = by_name.find(name);
-    if (found == by_name.end()) refuse_state(file, "no tensor " + name + "; it was saved by another configuration");
+    if (found == by_name.end())
+      refuse_state(file, "no tensor " + name + "; it was saved by another configuration");
     const TensorEntry& entry = *found->second;
     if (entry.dtype != like.scalar_type() || at::IntArrayRef(entry.shape) != like.sizes()) {
-      refuse_state(file, name + " has another dtype or shape than here; it was saved by another configuration");
+      refuse_state(file,
+                   name + " has another dtype or shape than here; it was saved by another configuration");
     }
     return entry;
   };
@@ -173,14 +175,14 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
     }
   }
 
-  const auto current = optimizer_.state();
-  if (entries.size() != current.size() + 1) {
+  const auto layout = optimizer_.state_layout();
+  if (entries.size() != layout.size() + 1) {
     refuse_state(file, "it holds " + std::to_string(entries.size()) + " tensors, expected " +
-                           std::to_string(current.size() + 1) + "; it was saved by another configuration");
+                           std::to_string(layout.size() + 1) + "; it was saved by another configuration");
   }
   std::vector<at::Tensor> state;
-  for (const auto& [name, tensor] : current) {
-    state.push_back(reader.read(find(name, tensor), tensor.scalar_type(), tensor.device()));
+  for (const auto& [name, like] : layout) {
+    state.push_back(reader.read(find(name, like), like.scalar_type(), model_.device()));
   }
   optimizer_.restore(state);
   gradients_.clear();

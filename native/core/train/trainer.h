@@ -1,9 +1,9 @@
 // Masked training of one model: packed sequences in, weighted cross-entropy of the selected positions, AdamW.
-// Full fine-tuning trains the model's own weights in place; LoRA trains an adapter and leaves the model as it is
-// (load the base with the saved adapter to use it).
+// Full fine-tuning trains the model's own weights in place; LoRA trains an adapter and leaves the model as it
+// is (load the base with the saved adapter to use it).
 //
-// Bit-deterministic: the same calls on the same weights with the same number of threads give the same bits, and so
-// does a run that goes on from saved state.
+// Bit-deterministic: the same calls on the same weights with the same number of threads give the same bits,
+// and so does a run that goes on from saved state.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -42,13 +42,13 @@ class Trainer {
   // Parameters that are trained.
   int64_t trainable_parameters() const;
 
-  // Adds the gradients of one micro-batch; returns sum(weight * nll). A batch with nothing selected does nothing.
-  // Throws Error ERR_CFT_BAD_DATA and leaves the gradients alone; where it fails later (memory), it drops all
-  // gradients of the step.
+  // Adds the gradients of one micro-batch; returns sum(weight * nll). A batch with nothing selected does
+  // nothing. Throws Error ERR_CFT_BAD_DATA and leaves the gradients alone; where it fails later (memory), it
+  // drops all gradients of the step.
   double accumulate(const TrainBatch& batch);
 
-  // One update from the accumulated gradients, which it clears; without any it is a step with a zero gradient. Where
-  // a gradient is not finite nothing changes, and `applied` is false.
+  // One update from the accumulated gradients, which it clears; without any it is a step with a zero
+  // gradient. Where a gradient is not finite nothing changes, and `applied` is false.
   StepResult step(double learning_rate);
 
   // nll and entropy of each selected position, forward only and without dropout. Weights are not read.
@@ -59,14 +59,15 @@ class Trainer {
   // The accumulated gradient of one parameter, fp32 on the CPU.
   at::Tensor gradient(const std::string& name) const;
 
-  // Trained weights (fp32 masters where kept), moments and step count, with the configuration; gradients that wait
-  // for a step are not saved.
+  // Trained weights (fp32 masters where kept), moments and step count, with the configuration; gradients that
+  // wait for a step are not saved.
   void save_state(const std::string& path);
-  // Restores it. Throws Error ERR_CFT_BAD_DATA for a file of another configuration, ERR_CFT_BAD_WEIGHTS for a damaged
-  // one, before anything has changed.
+  // Restores it. Throws Error ERR_CFT_BAD_DATA for a file of another configuration, ERR_CFT_BAD_WEIGHTS for a
+  // damaged one, before anything has changed.
   void load_state(const std::vector<TensorEntry>& entries);
 
-  // Writes adapter_model.safetensors as PEFT reads it. Throws Error ERR_CFT_BAD_OPTION where there is no adapter.
+  // Writes adapter_model.safetensors as PEFT reads it. Throws Error ERR_CFT_BAD_OPTION where there is no
+  // adapter.
   void save_adapter(const std::string& path) const;
 
  private:
