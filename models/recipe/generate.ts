@@ -12,37 +12,8 @@ import { join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
 import { Random } from './random.js';
-import { makeProblem, type Problem, writeSolution } from './story.js';
-
-const SPLITS = [
-  { name: 'train', seed: 1, count: 400 },
-  { name: 'validation', seed: 2, count: 200 },
-  { name: 'test', seed: 3, count: 400 },
-] as const;
-
-export interface Split {
-  readonly name: string;
-  readonly problems: readonly Problem[];
-}
-
-/** The three sets of questions; no question text occurs twice. */
-export function makeSplits(): Split[] {
-  const taken = new Set<string>();
-  return SPLITS.map(({ name, seed, count }) => {
-    const random = new Random(seed);
-    const problems = Array.from({ length: count }, () => makeNewProblem(random, taken));
-    for (const problem of problems) taken.add(problem.question);
-    return { name, problems };
-  });
-}
-
-/** Draws until the question is not in `taken`. */
-function makeNewProblem(random: Random, taken: ReadonlySet<string>): Problem {
-  for (;;) {
-    const problem = makeProblem(random);
-    if (!taken.has(problem.question)) return problem;
-  }
-}
+import { makeNewProblem, makeSplits } from './splits.js';
+import { writeSolution } from './story.js';
 
 function writeQuestions(folder: string): void {
   mkdirSync(folder, { recursive: true });
