@@ -1,0 +1,72 @@
+/** Intervals and tests of the evaluation. Everything random is seeded; nothing assumes more than it says. */
+import { Random } from '../random.js';
+
+export type Interval = [low: number, high: number];
+
+/** The 97.5 % point of the normal distribution. */
+const z = 1.959963984540054;
+const resamples = 2000;
+
+export const mean = (values: ArrayLike<number>): number => {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum / values.length;
+};
+
+/** Wilson's score interval for `successes` of `n`, 95 %. */
+export function wilsonInterval(successes: number, n: number): Interval {
+  const p = successes / n;
+  const denominator = 1 + (z * z) / n;
+  const centre = (p + (z * z) / (2 * n)) / denominator;
+  const half = (z / denominator) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
+  return [Math.max(0, centre - half), Math.min(1, centre + half)];
+}
+
+/** Standard error of the mean of independent values. */
+export function standardError(values: ArrayLike<number>): number {
+  const n = values.length;
+  if (n < 2) return 0;
+  const centre = mean(values);
+  let squares = 0;
+  for (let i = 0; i < n; i++) squares += (values[i]! - centre) ** 2;
+  return Math.sqrt(squares / (n - 1) / n);
+}
+
+/** Percentile bootstrap of the mean over questions, 95 %, 2000 resamples: a question's samples stay together. */
+export function bootstrapInterval(perQuestion: ArrayLike<number>, seed: number): Interval {
+  const n = perQuestion.length;
+  const random = new Random('bootstrap', seed);
+  const means = new Float64Array(resamples);
+  for (let r = 0; r < resamples; r++) {
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += perQuestion[random.integer(n)]!;
+    means[r] = sum / n;
+  }
+  means.sort();
+  return [means[Math.floor(0.025 * resamples)]!, means[Math.ceil(0.975 * resamples) - 1]!];
+}
+
+/**
+ * Chance that at least one of k responses, drawn without replacement from n of which c are correct, is correct
+ * (Chen et al., arXiv 2107.03374): 1 - C(n-c, k) / C(n, k).
+ */
+export function passAtK(n: number, c: number, k: number): number {
+  if (n - c < k) return 1;
+  let allWrong = 1;
+  for (let i = n - c + 1; i <= n; i++) allWrong *= 1 - k / i;
+  return 1 - allWrong;
+}
+
+/** Two-sided exact McNemar test: `onlyA` and `onlyB` count the questions that just one of the two got right. */
+export function mcNemarExact(onlyA: number, onlyB: number): number {
+  const n = onlyA + onlyB;
+  if (n === 0) return 1;
+  // Terms by their logarithms: 2^-n underflows beyond a thousand discordant pairs.
+  let term = -n * Math.LN2;
+  let tail = Math.exp(term);
+  for (let i = 1; i <= Math.min(onlyA, onlyB); i++) {
+    term += Math.log((n - i + 1) / i);
+    tail += Math.exp(term);
+  }
+  return Math.min(1, 2 * tail);
+}
