@@ -45,6 +45,32 @@ void Model::build(const Read& read_tensor) {
     return result;
   };
 
+  // Lays linears of the same input end to end in one matrix and leaves them as views into it: inference
+  // multiplies once, training still sees the parameters apart, and nothing is stored twice.
+  auto fuse = [&](std::vector<Linear*> parts) {
+    Linear fused;
+    fused.path = parts[0]->path + "+";
+    auto join = [&](at::Tensor Linear::*member) {
+      std::vector<at::Tensor> pieces;
+      for (Linear* part : parts) pieces.push_back(part->*member);
+      const at::Tensor whole = at::cat(pieces, 0);
+      int64_t row = 0;
+      for (Linear* part : parts) {
+        const int64_t rows = (part->*member).size(0);
+        const at::Tensor view = whole.narrow(0, row, rows);
+        for (auto& [name, tensor] : parameters_) {
+          if (tensor.is_same(part->*member)) tensor = view;
+        }
+        part->*member = view;
+        row += rows;
+      }
+      return whole;
+    };
+    fused.weight = join(&Linear::weight);
+    if (parts[0]->bias.defined()) fused.bias = join(&Linear::bias);
+    return fused;
+  };
+
   embedding_ = read("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
   const int64_t q_size = c.heads * c.head_dim, kv_size = c.kv_heads * c.head_dim;
   const bool pre = c.norm_placement == NormPlacement::kPre;
@@ -64,6 +90,8 @@ void Model::build(const Read& read_tensor) {
     w.gate = linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
     w.up = linear(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
     w.down = linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
+    w.qkv = fuse({&w.q, &w.k, &w.v});
+    w.gate_up = fuse({&w.gate, &w.up});
     w.attention_norm =
         read(layer + (pre ? "input_layernorm.weight" : "post_attention_layernorm.weight"), {c.hidden_size});
     w.mlp_norm = read(layer + (pre ? "post_attention_layernorm.weight" : "post_feedforward_layernorm.weight"),

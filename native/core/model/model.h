@@ -28,6 +28,9 @@ struct LayerWeights {
   Linear q, k, v, o;
   at::Tensor q_norm, k_norm;  // (head_dim) or (heads * head_dim), undefined where the family has none
   Linear gate, up, down;
+  // The same memory seen as one matrix, for inference: q, k, v and gate, up above are views into these.
+  Linear qkv;      // ((heads + 2 kv_heads) * head_dim, hidden)
+  Linear gate_up;  // (2 * intermediate, hidden)
 };
 
 class Model {

@@ -144,7 +144,7 @@ void Trainer::save_state(const std::string& path) {
   std::vector<float> configured;
   for (const auto& [name, value] : configuration()) configured.push_back(static_cast<float>(value));
   state.emplace_back("configuration", at::tensor(configured));
-  write_safetensors(path, state, {{"format", "cft-trainer-state/1"}});
+  write_safetensors(path, state, {{"content", "cft-native trainer state"}});
 }
 
 void Trainer::load_state(const std::vector<TensorEntry>& entries) {
@@ -191,7 +191,7 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
 
 void Trainer::save_adapter(const std::string& path) const {
   if (!adapter_) throw Error("ERR_CFT_BAD_OPTION", "this trainer has no adapter: it trains all weights");
-  write_safetensors(path, adapter_->parameters(), {{"format", "pt"}});
+  write_safetensors(path, adapter_->parameters());
 }
 
 }  // namespace cft

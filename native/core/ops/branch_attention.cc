@@ -1,0 +1,162 @@
+#include "core/ops/branch_attention.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/ops/simd.h"
+
+namespace cft::ops {
+namespace {
+
+using simd::kLanes;
+using simd::Vec;
+
+// One run of keys and values at consecutive positions of one kv head.
+struct Span {
+  const float* keys;
+  const float* values;
+  int64_t count;
+  int64_t stride;  // floats between positions
+};
+
+// scores[i] = query . keys[i] * scale; returns the largest.
+CFT_INLINE float score_span(const float* query, const Span& span, int64_t dim, float scale, float* scores) {
+  float top = -std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < span.count; ++i) {
+    const float* key = span.keys + i * span.stride;
+    Vec total = {};
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+      Vec a, b;
+      simd::load(a, query + d);
+      simd::load(b, key + d);
+      total += a * b;
+    }
+    float dot = simd::sum(total);
+    for (; d < dim; ++d) dot += query[d] * key[d];
+    scores[i] = dot * scale;
+    top = std::max(top, scores[i]);
+  }
+  return top;
+}
+
+// out += sum of weights[i] * values[i]
+CFT_INLINE void add_values(const Span& span, int64_t dim, const float* weights, float* out) {
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    if (d + kLanes <= dim) {
+      Vec total;
+      simd::load(total, out + d);
+      for (int64_t i = 0; i < span.count; ++i) {
+        Vec value;
+        simd::load(value, span.values + i * span.stride + d);
+        total += value * weights[i];
+      }
+      simd::store(out + d, total);
+    } else {
+      for (int64_t e = d; e < dim; ++e) {
+        for (int64_t i = 0; i < span.count; ++i) out[e] += span.values[i * span.stride + e] * weights[i];
+      }
+    }
+  }
+}
+
+// Softmax attention of one query over two spans. `scores` has room for both, rounded up to whole vectors.
+CFT_MULTIVERSION void attend_one(const float* query, const Span* spans, int64_t dim, float scale,
+                                 float* scores, float* out) {
+  const int64_t count = spans[0].count + spans[1].count;
+  const float top = std::max(score_span(query, spans[0], dim, scale, scores),
+                             score_span(query, spans[1], dim, scale, scores + spans[0].count));
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  for (int64_t i = count; i < padded; ++i) scores[i] = -std::numeric_limits<float>::infinity();
+  Vec total = {};
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    Vec x;
+    simd::load(x, scores + i);
+    x -= top;
+    simd::exp_in_place(x);
+    if (i + kLanes > count) {
+      for (int64_t lane = count - i; lane < kLanes; ++lane) x[lane] = 0.0f;
+    }
+    simd::store(scores + i, x);
+    total += x;
+  }
+  std::fill(out, out + dim, 0.0f);
+  add_values(spans[0], dim, scores, out);
+  add_values(spans[1], dim, scores + spans[0].count, out);
+  const float inverse = 1.0f / simd::sum(total);
+  for (int64_t d = 0; d < dim; ++d) out[d] *= inverse;
+}
+
+at::Tensor branch_attention_float(const at::Tensor& queries, const std::vector<BranchRow>& rows,
+                                  const at::Tensor& arena_keys, const at::Tensor& arena_values) {
+  const int64_t heads = queries.size(1), dim = queries.size(2);
+  const int64_t kv_heads = arena_keys.size(2), group = heads / kv_heads, stride = kv_heads * dim;
+  const int64_t slot_stride = arena_keys.size(1) * stride;
+  const at::Tensor contiguous = queries.contiguous();
+  at::Tensor out = at::zeros({queries.size(0), heads * dim}, queries.options());
+  const float* query_data = contiguous.const_data_ptr<float>();
+  const float* suffix_keys = arena_keys.const_data_ptr<float>();
+  const float* suffix_values = arena_values.const_data_ptr<float>();
+  float* out_data = out.mutable_data_ptr<float>();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+
+  at::parallel_for(0, static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scores;
+    for (int64_t b = begin; b < end; ++b) {
+      const BranchRow& row = rows[b];
+      const int64_t trunk_count = row.trunk_end - row.trunk_begin,
+                    suffix_count = row.suffix_end - row.suffix_begin;
+      scores.resize(trunk_count + suffix_count + kLanes);
+      const float* trunk_keys = trunk_count > 0 ? row.trunk_keys->const_data_ptr<float>() : nullptr;
+      const float* trunk_values = trunk_count > 0 ? row.trunk_values->const_data_ptr<float>() : nullptr;
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t at_trunk = row.trunk_begin * stride + h / group * dim;
+        const int64_t at_suffix = row.slot * slot_stride + row.suffix_begin * stride + h / group * dim;
+        const Span spans[2] = {{trunk_keys + at_trunk, trunk_values + at_trunk, trunk_count, stride},
+                               {suffix_keys + at_suffix, suffix_values + at_suffix, suffix_count, stride}};
+        attend_one(query_data + (b * heads + h) * dim, spans, dim, scale, scores.data(),
+                   out_data + (b * heads + h) * dim);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+at::Tensor branch_attention_reference(const at::Tensor& queries, const std::vector<BranchRow>& rows,
+                                      const at::Tensor& arena_keys, const at::Tensor& arena_values) {
+  const int64_t heads = queries.size(1), dim = queries.size(2), group = heads / arena_keys.size(2);
+  at::Tensor out = at::zeros({queries.size(0), heads * dim}, queries.options());
+  for (size_t b = 0; b < rows.size(); ++b) {
+    const BranchRow& row = rows[b];
+    auto gather = [&](const at::Tensor* trunk, const at::Tensor& arena) {
+      at::Tensor own = arena.select(0, row.slot).slice(0, row.suffix_begin, row.suffix_end);
+      if (row.trunk_end > row.trunk_begin) {
+        own = at::cat({trunk->slice(0, row.trunk_begin, row.trunk_end), own}, 0);
+      }
+      return own.repeat_interleave(group, 1).permute({1, 0, 2});  // (heads, L, d)
+    };
+    const at::Tensor keys = gather(row.trunk_keys, arena_keys),
+                     values = gather(row.trunk_values, arena_values);
+    const at::Tensor query = queries.select(0, static_cast<int64_t>(b)).unsqueeze(1);  // (heads, 1, d)
+    const at::Tensor scores =
+        at::bmm(query, keys.transpose(1, 2)).to(at::kFloat) / std::sqrt(static_cast<double>(dim));
+    const at::Tensor mixed = at::bmm(scores.softmax(-1).to(values.scalar_type()), values);  // (heads, 1, d)
+    out.select(0, static_cast<int64_t>(b)).copy_(mixed.reshape({-1}));
+  }
+  return out;
+}
+
+at::Tensor branch_attention(const at::Tensor& queries, const std::vector<BranchRow>& rows,
+                            const at::Tensor& arena_keys, const at::Tensor& arena_values) {
+  if (queries.is_cpu() && queries.scalar_type() == at::kFloat) {
+    return branch_attention_float(queries, rows, arena_keys, arena_values);
+  }
+  return branch_attention_reference(queries, rows, arena_keys, arena_values);
+}
+
+}  // namespace cft::ops
