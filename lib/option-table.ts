@@ -16,11 +16,13 @@ export interface OptionSpec {
   /** Allowed values of a string. */
   values?: readonly string[];
   min?: number;
-  /** With `min`: the minimum itself is refused. */
+  /** The value itself is refused, only what lies above it is good. */
   above?: number;
   max?: number;
   /** The words that a numeric option takes beside numbers, e.g. `auto`. */
   words?: readonly string[];
+  /** What a string must match, and how to say that. */
+  pattern?: { matches: RegExp; expected: string };
   /** Names that people coming from transformers, PEFT or lm-eval type; command line only. */
   aliases?: readonly string[];
 }
@@ -30,7 +32,7 @@ const data = ['train', 'annotate', 'eval'] as const;
 const rollouts = ['train', 'annotate'] as const;
 const train = ['train'] as const;
 
-export const optionTable = {
+const common = {
   model: {
     kind: 'string',
     on: all,
@@ -38,7 +40,13 @@ export const optionTable = {
     describe: 'Hugging Face folder, PEFT adapter folder, hub id, or "embedded"',
   },
   revision: { kind: 'string', on: all, describe: 'Branch, tag or commit of a hub model' },
-  device: { kind: 'string', on: all, default: 'auto', describe: 'auto, cpu, cuda or cuda:N' },
+  device: {
+    kind: 'string',
+    on: all,
+    default: 'auto',
+    pattern: { matches: /^(auto|cpu|cuda(:\d+)?)$/, expected: 'auto, cpu, cuda or cuda:N' },
+    describe: 'auto, cpu, cuda or cuda:N',
+  },
   dtype: {
     kind: 'string',
     on: all,
@@ -63,7 +71,9 @@ export const optionTable = {
   },
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },
   limit: { kind: 'integer', on: data, min: 1, describe: 'Use only the first N questions' },
+} as const satisfies Record<string, OptionSpec>;
 
+const questions = {
   data: {
     kind: 'string',
     on: ['train', 'annotate', 'eval', 'verify'],
@@ -86,9 +96,25 @@ export const optionTable = {
     kind: 'string',
     on: all,
     default: '{question}\nPlease reason step by step, and put your final answer within \\boxed{}.',
+    pattern: { matches: /\{question\}/, expected: 'a text that contains {question}' },
     describe: 'User message around {question}',
   },
+  verifier: {
+    kind: 'string',
+    on: ['train', 'annotate', 'eval', 'verify'],
+    default: 'builtin',
+    describe: 'builtin, exact, regex or a JavaScript file with a default export',
+  },
+} as const satisfies Record<string, OptionSpec>;
 
+const decoding = {
+  prompt: { kind: 'string', on: ['generate'], describe: 'Text to continue (default: standard input)' },
+  raw: {
+    kind: 'boolean',
+    on: ['generate'],
+    default: false,
+    describe: 'Continue the text as it is, without the chat template',
+  },
   maxNewTokens: {
     kind: 'integer',
     on: all,
@@ -96,6 +122,42 @@ export const optionTable = {
     min: 1,
     describe: 'Token budget of a response, end token included',
   },
+  maxConcurrency: {
+    kind: 'integer',
+    on: data,
+    words: ['auto'],
+    default: 'auto',
+    min: 1,
+    max: 65536,
+    describe: 'Branches decoded together',
+  },
+  samples: {
+    kind: 'integer',
+    on: ['eval', 'generate'],
+    default: 1,
+    min: 1,
+    max: 4096,
+    describe: 'Responses per question',
+  },
+  temperature: {
+    kind: 'number',
+    on: ['eval', 'generate'],
+    default: 0,
+    min: 0,
+    max: 100,
+    describe: '0 = greedy',
+  },
+  topP: {
+    kind: 'number',
+    on: ['eval', 'generate'],
+    default: 1,
+    above: 0,
+    max: 1,
+    describe: 'Nucleus sampling',
+  },
+} as const satisfies Record<string, OptionSpec>;
+
+const annotation = {
   k: {
     kind: 'integer',
     on: rollouts,
@@ -104,18 +166,18 @@ export const optionTable = {
     max: 64,
     describe: 'Candidates per position: the original and k - 1 alternatives',
   },
-  complete: {
-    kind: 'boolean',
-    on: rollouts,
-    default: false,
-    describe: 'Also run what the waves make needless',
-  },
   rule: {
     kind: 'string',
     on: rollouts,
     default: 'all',
     values: ['all', 'any', 'graded'],
     describe: 'Critical where all, where any, or by the share of alternatives that fail',
+  },
+  complete: {
+    kind: 'boolean',
+    on: rollouts,
+    default: false,
+    describe: 'Also run what the waves make needless',
   },
   includeEos: { kind: 'boolean', on: rollouts, default: false, describe: 'The end token is a position too' },
   truncated: {
@@ -145,22 +207,9 @@ export const optionTable = {
     default: false,
     describe: 'Keep the text of every rollout in the annotations',
   },
-  maxConcurrency: {
-    kind: 'integer',
-    on: data,
-    words: ['auto'],
-    default: 'auto',
-    min: 1,
-    max: 65536,
-    describe: 'Branches decoded together',
-  },
-  verifier: {
-    kind: 'string',
-    on: ['train', 'annotate', 'eval', 'verify'],
-    default: 'builtin',
-    describe: 'builtin, exact, regex or a JavaScript file with a default export',
-  },
+} as const satisfies Record<string, OptionSpec>;
 
+const training = {
   strategy: {
     kind: 'string',
     on: train,
@@ -175,7 +224,6 @@ export const optionTable = {
     default: false,
     describe: 'Accept annotations of another model or tokenizer',
   },
-  evalData: { kind: 'string', on: train, describe: 'Questions for the evaluation before and after' },
   baseline: {
     kind: 'string',
     on: train,
@@ -264,27 +312,19 @@ export const optionTable = {
     values: ['float32', 'none'],
     describe: 'Master copies of bf16 weights',
   },
-  checkpointEvery: {
-    kind: 'integer',
-    on: train,
-    default: 0,
-    min: 0,
-    describe: 'Steps between checkpoints, 0 = at the end of each epoch',
-  },
-  validation: {
-    kind: 'number',
-    on: train,
-    default: 0,
-    min: 0,
-    max: 0.9,
-    describe: 'Share of the questions kept out of training for the evaluation',
-  },
   lossNormalization: {
     kind: 'string',
     on: train,
     default: 'step',
     values: ['step', 'sequence', 'microbatch'],
     describe: 'What the loss is averaged over',
+  },
+  checkpointEvery: {
+    kind: 'integer',
+    on: train,
+    default: 0,
+    min: 0,
+    describe: 'Steps between checkpoints, 0 = at the end of each epoch',
   },
   perDeviceTrainBatchSize: {
     kind: 'integer',
@@ -293,38 +333,45 @@ export const optionTable = {
     describe: 'With gradientAccumulationSteps: batchSize as their product',
   },
   gradientAccumulationSteps: { kind: 'integer', on: train, min: 1, describe: 'See perDeviceTrainBatchSize' },
+} as const satisfies Record<string, OptionSpec>;
 
-  prompt: { kind: 'string', on: ['generate'], describe: 'Text to continue (default: standard input)' },
-  raw: {
-    kind: 'boolean',
-    on: ['generate'],
-    default: false,
-    describe: 'Continue the text as it is, without the chat template',
-  },
-  samples: {
-    kind: 'integer',
-    on: ['eval', 'generate'],
-    default: 1,
-    min: 1,
-    max: 4096,
-    describe: 'Responses per question',
-  },
-  temperature: {
+const evaluation = {
+  evalData: { kind: 'string', on: train, describe: 'Questions for the evaluation before and after' },
+  validation: {
     kind: 'number',
-    on: ['eval', 'generate'],
+    on: train,
     default: 0,
     min: 0,
-    max: 100,
-    describe: '0 = greedy',
+    max: 0.9,
+    describe: 'Share of the questions kept out of training for the evaluation',
   },
-  topP: {
-    kind: 'number',
-    on: ['eval', 'generate'],
-    default: 1,
-    above: 0,
-    max: 1,
-    describe: 'Nucleus sampling',
+  evalSamples: {
+    kind: 'integer',
+    on: train,
+    default: 0,
+    min: 0,
+    max: 4096,
+    describe: 'Also sample so many responses per evaluation question, at temperature 1',
   },
 } as const satisfies Record<string, OptionSpec>;
 
+export const optionTable = {
+  ...common,
+  ...questions,
+  ...decoding,
+  ...annotation,
+  ...training,
+  ...evaluation,
+};
+
 export type OptionName = keyof typeof optionTable;
+
+/** Headings of the help text. */
+export const optionGroups: Readonly<Record<string, readonly string[]>> = {
+  'Model and run': Object.keys(common),
+  Questions: Object.keys(questions),
+  Decoding: Object.keys(decoding),
+  Annotation: Object.keys(annotation),
+  Training: Object.keys(training),
+  Evaluation: Object.keys(evaluation),
+};

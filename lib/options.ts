@@ -77,7 +77,7 @@ function expectation(spec: OptionSpec, value: unknown): string | undefined {
     case 'string':
       if (typeof value !== 'string') return 'a text';
       if (spec.values && !spec.values.includes(value)) return `one of ${spec.values.join(', ')}`;
-      return undefined;
+      return spec.pattern?.matches.test(value) === false ? spec.pattern.expected : undefined;
   }
 }
 
