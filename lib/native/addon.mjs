@@ -1,0 +1,85 @@
+// @ts-check
+// Names and places of built addons. An addon is known by its key: libtorch version, flavour, N-API level and a hash of
+// the sources, so that a changed source or another libtorch is never served by an old binary.
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { cacheFolder } from './libtorch.mjs';
+
+/** @typedef {'cpu' | 'cuda'} Flavour */
+/** @typedef {{ key: string, libtorch: string, flavour: Flavour, napi: number, sources: string, torch_root: string }} AddonManifest */
+/** @typedef {AddonManifest & { folder: string, binary: string }} BuiltAddon */
+
+/** This file lies in lib/native and, compiled, in dist/native: the package is two levels up either way. */
+export const packageRoot = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+export const napiVersion = 8;
+export const binaryName = 'cft_native.node';
+
+/**
+ * @param {string} folder
+ * @returns {string[]}
+ */
+function filesUnder(folder) {
+  return readdirSync(folder, { withFileTypes: true })
+    .flatMap((entry) => {
+      const path = join(folder, entry.name);
+      return entry.isDirectory() ? filesUnder(path) : [path];
+    })
+    .sort();
+}
+
+/** Hash of everything that the addon is compiled from (not the C++ tests). */
+export function sourceHash(root = packageRoot) {
+  const files = [
+    join(root, 'CMakeLists.txt'),
+    ...['cmake', 'native/core', 'native/binding', 'native/kernels'].flatMap((name) =>
+      existsSync(join(root, name)) ? filesUnder(join(root, name)) : [],
+    ),
+  ];
+  const hash = createHash('sha256');
+  for (const file of files) {
+    hash.update(`${relative(root, file).split(sep).join('/')}\0`);
+    hash.update(readFileSync(file));
+  }
+  return hash.digest('hex').slice(0, 16);
+}
+
+/**
+ * @param {string} libtorch
+ * @param {Flavour} flavour
+ * @param {string} sources
+ */
+export function addonKey(libtorch, flavour, sources) {
+  return `${process.platform}-${process.arch}-libtorch${libtorch}-${flavour}-napi${napiVersion}-${sources}`;
+}
+
+/** Folders that hold built addons, each in a folder named by its key. */
+export function addonFolders(env = process.env) {
+  return [join(packageRoot, 'build', 'addon'), join(cacheFolder(env), 'addon')];
+}
+
+/**
+ * Every built addon of the present sources whose libtorch is still there.
+ * @param {NodeJS.ProcessEnv} [env]
+ * @param {string} [sources]
+ * @returns {BuiltAddon[]}
+ */
+export function builtAddons(env = process.env, sources = sourceHash()) {
+  /** @type {BuiltAddon[]} */
+  const found = [];
+  for (const folder of addonFolders(env)) {
+    if (!existsSync(folder)) continue;
+    for (const name of readdirSync(folder)) {
+      const manifest = join(folder, name, 'addon.json');
+      const binary = join(folder, name, binaryName);
+      if (!name.endsWith(`-napi${napiVersion}-${sources}`) || !existsSync(manifest) || !existsSync(binary))
+        continue;
+      /** @type {AddonManifest} */
+      const facts = JSON.parse(readFileSync(manifest, 'utf8'));
+      if (existsSync(join(folder, name, 'torch-lib', 'libtorch_cpu.so')))
+        found.push({ ...facts, folder: join(folder, name), binary });
+    }
+  }
+  return found;
+}
