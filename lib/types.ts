@@ -89,12 +89,19 @@ export interface AnnotationsMeta {
   options: Record<string, unknown>;
   questions: number;
   correct: number;
+  /** Responses that ran to the token limit. */
+  truncated_responses: number;
   tokens: number;
   critical_tokens: number;
   critical_share: number;
   unjudged: number;
   complete: boolean;
   rollouts: number;
+  truncated_rollouts: number;
+  /** Rollouts that the waves made needless. */
+  rollouts_saved: number;
+  /** Share of the rank-2 rollouts that were correct. */
+  p2: number;
   decoded_tokens: number;
   seconds: number;
   cft_native: string;

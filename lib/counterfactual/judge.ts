@@ -1,0 +1,72 @@
+/** Verdicts on responses and rollouts: the verifier's word, or the token limit's. */
+import { CftError } from '../errors.js';
+import type { Question, Verdict, Verification, Verifier } from '../types.js';
+
+/** A verifier that may also say which answer it read. */
+export type DetailedVerifier = (
+  ...parameters: Parameters<Verifier>
+) => boolean | Partial<Verification> | Promise<boolean | Partial<Verification>>;
+
+export interface Judgement {
+  verdict: Verdict;
+  extracted?: string;
+}
+
+const typeName = (value: unknown): string => (value === null ? 'null' : typeof value);
+
+/** Rejects with the signal's reason as soon as it is aborted, so that a verifier that hangs cannot hold up a stop. */
+async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  let stop: (() => void) | undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason);
+    signal.addEventListener('abort', stop);
+  });
+  try {
+    signal.throwIfAborted();
+    return await Promise.race([work, aborted]);
+  } finally {
+    if (stop) signal.removeEventListener('abort', stop);
+  }
+}
+
+export class Judge {
+  readonly #verifier: DetailedVerifier;
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(verifier: DetailedVerifier, signal?: AbortSignal) {
+    this.#verifier = verifier;
+    this.#signal = signal;
+  }
+
+  /**
+   * Verdict of a text that ended by itself; `tokenIds` has no end token.
+   * @throws CftError ERR_CFT_VERIFIER naming the question where the verifier throws or answers neither true nor false.
+   */
+  async judge(text: string, question: Question, tokenIds: Int32Array): Promise<Judgement> {
+    const { id, question: asked, answer } = question;
+    const call = async () => {
+      let result: unknown;
+      try {
+        result = await this.#verifier(text, { id, question: asked, answer, tokenIds });
+      } catch (error) {
+        const message = error instanceof Error ? error.message : String(error);
+        throw new CftError('ERR_CFT_VERIFIER', `the verifier failed on question ${id}: ${message}`, {
+          cause: error,
+        });
+      }
+      const { correct, extracted } = (
+        typeof result === 'object' && result !== null ? result : { correct: result }
+      ) as { correct: unknown; extracted?: unknown };
+      if (typeof correct !== 'boolean') {
+        throw new CftError(
+          'ERR_CFT_VERIFIER',
+          `the verifier's result on question ${id}: expected true or false, found ${typeName(correct)}`,
+        );
+      }
+      const verdict: Verdict = correct ? 'correct' : 'incorrect';
+      return typeof extracted === 'string' ? { verdict, extracted } : { verdict };
+    };
+    return abortable(call(), this.#signal);
+  }
+}

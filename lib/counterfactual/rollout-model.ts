@@ -1,0 +1,103 @@
+/** What annotation needs of a model, and the loop that drives its rollout engine. */
+import type { NativeBranchResult, NativeRolloutEngine } from '../native/binding.js';
+
+export interface RolloutModel {
+  readonly config: { readonly maxPositions: number };
+  readonly tokenizer: {
+    decode(tokenIds: Iterable<number>, options: { skipSpecialTokens: boolean }): string;
+  };
+  /** A response ends with one of these. */
+  readonly endTokenIds: Int32Array;
+  createEngine(options: { maxBranches: number }): NativeRolloutEngine;
+  promptFor(question: string, options: { system: string; userTemplate: string }): Int32Array;
+}
+
+/** Text of a response as verifiers see it. */
+export const textOf = ({ tokenizer }: RolloutModel, tokenIds: Iterable<number>): string =>
+  tokenizer.decode(tokenIds, { skipSpecialTokens: true });
+
+/** Decoded tokens per branch and native call: the time between two looks at the signal and the progress. */
+const tokensPerStep = 16;
+
+/** Steps an engine until branches finish, looking at the abort signal in between. */
+export class EngineDriver implements Disposable {
+  readonly engine: NativeRolloutEngine;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onTokens: (count: number) => void;
+  readonly #interrupt: () => void;
+
+  constructor(
+    engine: NativeRolloutEngine,
+    { signal, onTokens = () => {} }: { signal?: AbortSignal | undefined; onTokens?: (count: number) => void },
+  ) {
+    this.engine = engine;
+    this.#signal = signal;
+    this.#onTokens = onTokens;
+    this.#interrupt = () => engine.interrupt();
+    signal?.addEventListener('abort', this.#interrupt);
+  }
+
+  /** @throws the signal's reason once it is aborted. */
+  throwIfAborted(): void {
+    this.#signal?.throwIfAborted();
+  }
+
+  /** The branches that finish next, by id; rejects with the signal's reason. Branches must be under way. */
+  async nextFinished(): Promise<NativeBranchResult[]> {
+    for (;;) {
+      this.throwIfAborted();
+      const { finished, decodedTokens } = await this.engine.step(tokensPerStep);
+      this.#onTokens(decodedTokens);
+      if (finished.length > 0) return finished.sort((a, b) => a.id - b.id);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#signal?.removeEventListener('abort', this.#interrupt);
+    this.engine.dispose();
+  }
+}
+
+export interface DecodedResponse {
+  /** Without the end token. */
+  tokenIds: Int32Array;
+  /** -1 where the budget ran out. */
+  endTokenId: number;
+}
+
+/** Greedy responses to prompts, decoded as one batch. `budgets[i]` counts the end token. */
+export async function decodeResponses(
+  driver: EngineDriver,
+  prompts: readonly Int32Array[],
+  budgets: readonly number[],
+  onFinished: (count: number) => void = () => {},
+): Promise<DecodedResponse[]> {
+  const { engine } = driver;
+  const trunks: number[] = [];
+  for (const tokenIds of prompts) {
+    driver.throwIfAborted();
+    trunks.push((await engine.addTrunk({ tokenIds, scoreFrom: tokenIds.length, alternatives: 0 })).trunk);
+  }
+  engine.submit(
+    prompts.map((prompt, id) => ({
+      id,
+      trunk: trunks[id]!,
+      length: prompt.length,
+      forcedTokens: new Int32Array(0),
+      maxNewTokens: budgets[id]!,
+      temperature: 0,
+      topP: 1,
+      seed: 0,
+    })),
+  );
+  const responses = new Array<DecodedResponse>(prompts.length);
+  for (let waiting = prompts.length; waiting > 0; ) {
+    for (const { id, tokenIds, endTokenId } of await driver.nextFinished()) {
+      responses[id] = { tokenIds, endTokenId };
+      engine.releaseTrunk(trunks[id]!);
+      waiting--;
+    }
+    onFinished(prompts.length - waiting);
+  }
+  return responses;
+}
