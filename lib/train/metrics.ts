@@ -1,6 +1,5 @@
 /** metrics.jsonl: one line per optimizer step. */
-import { existsSync, readFileSync } from 'node:fs';
-import { appendLines, writeFileAtomic } from '../files.js';
+import { appendLines, recoverJsonLines, writeLinesAtomic } from '../files.js';
 
 /** One optimizer step. */
 export interface StepMetrics {
@@ -22,8 +21,21 @@ export interface StepMetrics {
   skipped: boolean;
 }
 
+interface Line {
+  step: number;
+  epoch: number;
+  loss: number | null;
+  learning_rate: number;
+  grad_norm: number | null;
+  tokens: number;
+  selected_tokens: number;
+  tokens_per_second: number;
+  peak_memory_bytes: number;
+  skipped?: true;
+}
+
 function toLine(metrics: StepMetrics): string {
-  return JSON.stringify({
+  const line: Line = {
     step: metrics.step,
     epoch: Number(metrics.epoch.toFixed(4)),
     loss: Number.isFinite(metrics.loss) ? metrics.loss : null,
@@ -34,34 +46,24 @@ function toLine(metrics: StepMetrics): string {
     tokens_per_second: Math.round(metrics.tokensPerSecond),
     peak_memory_bytes: metrics.peakMemoryBytes,
     ...(metrics.skipped ? { skipped: true } : {}),
-  });
+  };
+  return JSON.stringify(line);
 }
 
-function fromLine(line: string): StepMetrics | undefined {
-  try {
-    const value = JSON.parse(line) as Record<string, unknown>;
-    if (typeof value.step !== 'number') return undefined;
-    return {
-      step: value.step,
-      epoch: value.epoch as number,
-      loss: (value.loss as number | null) ?? Number.NaN,
-      learningRate: value.learning_rate as number,
-      gradNorm: value.grad_norm as number | null,
-      tokens: value.tokens as number,
-      selectedTokens: value.selected_tokens as number,
-      tokensPerSecond: value.tokens_per_second as number,
-      peakMemoryBytes: value.peak_memory_bytes as number,
-      skipped: value.skipped === true,
-    };
-  } catch {
-    return undefined; // a torn last line
-  }
-}
-
+/** All steps on record; none where the file is missing. */
 export function readMetrics(path: string): StepMetrics[] {
-  if (!existsSync(path)) return [];
-  const lines = readFileSync(path, 'utf8').split('\n');
-  return lines.map(fromLine).filter((metrics) => metrics !== undefined);
+  return recoverJsonLines<Line>(path).map((line) => ({
+    step: line.step,
+    epoch: line.epoch,
+    loss: line.loss ?? Number.NaN,
+    learningRate: line.learning_rate,
+    gradNorm: line.grad_norm,
+    tokens: line.tokens,
+    selectedTokens: line.selected_tokens,
+    tokensPerSecond: line.tokens_per_second,
+    peakMemoryBytes: line.peak_memory_bytes,
+    skipped: line.skipped === true,
+  }));
 }
 
 export const appendMetrics = (path: string, metrics: StepMetrics): void =>
@@ -69,7 +71,7 @@ export const appendMetrics = (path: string, metrics: StepMetrics): void =>
 
 /** Forgets the steps after `step`: they are done again from the checkpoint. */
 export function rewindMetrics(path: string, step: number): void {
-  if (!existsSync(path)) return;
-  const lines = readMetrics(path).filter((metrics) => metrics.step <= step);
-  writeFileAtomic(path, lines.map((metrics) => `${toLine(metrics)}\n`).join(''));
+  const steps = readMetrics(path);
+  const kept = steps.filter((metrics) => metrics.step <= step);
+  if (kept.length < steps.length) writeLinesAtomic(path, kept.map(toLine));
 }

@@ -1,0 +1,278 @@
+/**
+ * Evaluation of one model on a list of questions into a folder: predictions.jsonl while it works, summary.json at the
+ * end. Continues what an interrupted run of the same options left there.
+ */
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { type DetailedVerifier, Judge } from '../counterfactual/judge.js';
+import {
+  type DecodedResponse,
+  EngineDriver,
+  type RolloutModel,
+  textOf,
+} from '../counterfactual/rollout-model.js';
+import { CftError } from '../errors.js';
+import { writeFileAtomic, writeLinesAtomic } from '../files.js';
+import type { NativeBranch } from '../native/binding.js';
+import { Random } from '../random.js';
+import type { Question } from '../types.js';
+import type { EvalStageEvent } from './events.js';
+import { type Prediction, PredictionFile } from './predictions.js';
+import { mean } from './statistics.js';
+import { type EvalSummary, summarizePredictions, summaryForFile } from './summary.js';
+
+export interface EvalModel extends RolloutModel {
+  /** entropies[i] in nats of the distribution that predicts tokenIds[i + 1]. */
+  scores(tokenIds: Int32Array): Promise<{ entropies: Float32Array }>;
+}
+
+export interface EvalSettings {
+  /** Responses per question. */
+  samples: number;
+  temperature: number;
+  topP: number;
+  /** End token included. */
+  maxNewTokens: number;
+  system: string;
+  userTemplate: string;
+  seed: number;
+}
+
+export interface EvalStageOptions<S extends string> {
+  /** Name of the stage in events. */
+  stage: S;
+  model: EvalModel;
+  /** Name of the questions in summary.json. */
+  name: string;
+  questions: readonly Question[];
+  verifier: DetailedVerifier;
+  settings: EvalSettings;
+  /** Branches decoded together. */
+  maxBranches: number;
+  folder: string;
+  signal?: AbortSignal | undefined;
+}
+
+export interface EvalStageResult {
+  summary: EvalSummary;
+  /** Responses of each question, in the order of the questions. */
+  predictions: Prediction[][];
+}
+
+/** Entropy is measured on the first responses alone: it needs one more forward pass each. */
+const mostEntropyResponses = 64;
+const progressEvery = 500; // ms
+
+interface Job {
+  question: Question;
+  prompt: Int32Array;
+  maxNewTokens: number;
+  /** Samples that are still to be made. */
+  samples: number[];
+  left: number;
+  trunk: number;
+}
+
+export const summaryName = 'summary.json';
+export const predictionsName = 'predictions.jsonl';
+
+class EvalStage<S extends string> {
+  readonly #options: EvalStageOptions<S>;
+  readonly #emit: (event: EvalStageEvent<S>) => void;
+  readonly #file: PredictionFile;
+  readonly #judge: Judge;
+  readonly #total: number;
+  readonly #start = performance.now();
+  readonly #firstDone: number;
+  #tokens = 0;
+  #told = 0;
+
+  constructor(options: EvalStageOptions<S>, emit: (event: EvalStageEvent<S>) => void) {
+    this.#options = options;
+    this.#emit = emit;
+    this.#judge = new Judge(options.verifier, options.signal);
+    this.#file = new PredictionFile(join(options.folder, predictionsName));
+    this.#firstDone = this.#file.size;
+    this.#total = options.questions.length * options.settings.samples;
+  }
+
+  #prompt({ id, question }: Question): { prompt: Int32Array; maxNewTokens: number } {
+    const { model, settings } = this.#options;
+    const prompt = model.promptFor(question, settings);
+    const { maxPositions } = model.config;
+    if (prompt.length >= maxPositions) {
+      throw new CftError(
+        'ERR_CFT_BAD_DATA',
+        `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
+          `${prompt.length}`,
+      );
+    }
+    return { prompt, maxNewTokens: Math.min(settings.maxNewTokens, maxPositions - prompt.length) };
+  }
+
+  /** What is still to be decoded. */
+  #jobs(): Job[] {
+    const { questions, settings } = this.#options;
+    return questions.flatMap((question) => {
+      const samples = Array.from({ length: settings.samples }, (_, sample) => sample).filter(
+        (sample) => this.#file.get(question.id, sample) === undefined,
+      );
+      if (samples.length === 0) return [];
+      return { question, ...this.#prompt(question), samples, left: samples.length, trunk: -1 };
+    });
+  }
+
+  async run(): Promise<EvalStageResult> {
+    const { stage, model, questions, settings, maxBranches, folder, signal } = this.#options;
+    this.#emit({ type: 'stage', stage, total: this.#total });
+    const jobs = this.#jobs();
+    if (jobs.length > 0) {
+      using driver = new EngineDriver(model.createEngine({ maxBranches }), {
+        signal,
+        onTokens: (count) => {
+          this.#tokens += count;
+          this.#tellProgress();
+        },
+      });
+      try {
+        await this.#decode(driver, jobs);
+      } finally {
+        this.#file.flush();
+      }
+    }
+    const predictions = questions.map(({ id }) =>
+      Array.from({ length: settings.samples }, (_, sample) => this.#file.get(id, sample)!),
+    );
+    const summary = summarizePredictions(predictions, settings, await this.#entropy(predictions));
+    // In the order of the questions, whatever finished first.
+    writeLinesAtomic(
+      join(folder, predictionsName),
+      predictions.flat().map((prediction) => JSON.stringify(prediction)),
+    );
+    writeFileAtomic(
+      join(folder, summaryName),
+      `${JSON.stringify({ [this.#options.name]: summaryForFile(summary) }, null, 2)}\n`,
+    );
+    this.#emit({ type: 'evaluated', stage, summary });
+    return { summary, predictions };
+  }
+
+  async #decode(driver: EngineDriver, jobs: readonly Job[]): Promise<void> {
+    const { engine } = driver;
+    const { settings, maxBranches } = this.#options;
+    const byBranch = new Map<number, { job: Job; sample: number }>();
+    let next = 0;
+    let branchId = 0;
+    while (next < jobs.length || byBranch.size > 0) {
+      // A little more than fits, so that a free slot never waits for JavaScript.
+      while (next < jobs.length && byBranch.size < maxBranches * 1.25) {
+        driver.throwIfAborted();
+        const job = jobs[next++]!;
+        const { prompt, question } = job;
+        const trunk = await engine.addTrunk({
+          tokenIds: prompt,
+          scoreFrom: prompt.length,
+          alternatives: 0,
+        });
+        job.trunk = trunk.trunk;
+        const branches = job.samples.map((sample): NativeBranch => {
+          byBranch.set(branchId, { job, sample });
+          return {
+            id: branchId++,
+            trunk: job.trunk,
+            length: prompt.length,
+            forcedTokens: new Int32Array(0),
+            maxNewTokens: job.maxNewTokens,
+            temperature: settings.temperature,
+            topP: settings.topP,
+            // By the id, so that a question keeps its samples whatever else is evaluated.
+            seed: new Random('sample', settings.seed, question.id, sample).seed(),
+          };
+        });
+        engine.submit(branches);
+      }
+      for (const { id, tokenIds, endTokenId } of await driver.nextFinished()) {
+        const { job, sample } = byBranch.get(id)!;
+        byBranch.delete(id);
+        await this.#finish(job, sample, { tokenIds, endTokenId });
+        if (--job.left === 0) engine.releaseTrunk(job.trunk);
+      }
+    }
+  }
+
+  async #finish(job: Job, sample: number, { tokenIds, endTokenId }: DecodedResponse): Promise<void> {
+    const { stage, model } = this.#options;
+    const { question } = job;
+    const response = textOf(model, tokenIds);
+    const { verdict, extracted } = await this.#judge.judge(response, question, tokenIds);
+    const correct = verdict === 'correct';
+    const truncated = endTokenId < 0;
+    const answer = extracted === undefined ? {} : { extracted };
+    this.#file.add({
+      id: question.id,
+      sample,
+      answer: question.answer,
+      response,
+      response_token_ids: [...tokenIds],
+      finish_reason: truncated ? 'length' : 'stop',
+      correct,
+      ...answer,
+    });
+    const tokens = tokenIds.length;
+    this.#emit({ type: 'prediction', stage, id: question.id, sample, correct, ...answer, tokens, truncated });
+    this.#tellProgress();
+  }
+
+  #tellProgress(): void {
+    const now = performance.now();
+    if (now - this.#told < progressEvery) return;
+    this.#told = now;
+    const done = this.#file.size;
+    const seconds = (now - this.#start) / 1000;
+    const fresh = done - this.#firstDone;
+    this.#emit({
+      type: 'progress',
+      stage: this.#options.stage,
+      done,
+      total: this.#total,
+      share: done / this.#total,
+      tokensPerSecond: this.#tokens / seconds,
+      ...(fresh > 0 ? { secondsLeft: (seconds * (this.#total - done)) / fresh } : {}),
+    });
+  }
+
+  async #entropy(
+    predictions: readonly (readonly Prediction[])[],
+  ): Promise<{ mean: number | null; responses: number }> {
+    const { model, questions, signal } = this.#options;
+    const values: number[] = [];
+    let responses = 0;
+    for (let i = 0; i < questions.length && responses < mostEntropyResponses; i++) {
+      const ids = predictions[i]![0]!.response_token_ids;
+      if (ids.length === 0) continue;
+      signal?.throwIfAborted();
+      const { prompt } = this.#prompt(questions[i]!);
+      const { entropies } = await model.scores(Int32Array.from([...prompt, ...ids]));
+      for (let t = prompt.length - 1; t < entropies.length; t++) values.push(entropies[t]!);
+      responses++;
+    }
+    return { mean: values.length === 0 ? null : mean(values), responses };
+  }
+}
+
+/**
+ * Evaluates, or continues to.
+ * @throws CftError ERR_CFT_VERIFIER, ERR_CFT_IO, ERR_CFT_BAD_DATA for a prompt that does not fit the model; the
+ *   signal's reason when it is aborted, with what was decoded on disk.
+ */
+export async function runEvaluationStage<S extends string>(
+  options: EvalStageOptions<S>,
+  emit: (event: EvalStageEvent<S>) => void,
+): Promise<EvalStageResult> {
+  options.signal?.throwIfAborted();
+  mkdirSync(options.folder, { recursive: true });
+  return new EvalStage(options, emit).run();
+}
+
+/** True where the folder holds a finished evaluation. */
+export const isEvaluated = (folder: string): boolean => existsSync(join(folder, summaryName));

@@ -1,0 +1,118 @@
+/** What an evaluation says: accuracy with its interval, pass@k, diversity, length, entropy. */
+import { optionsForFile } from '../run-folder.js';
+import type { Prediction } from './predictions.js';
+import {
+  bootstrapInterval,
+  type Interval,
+  mean,
+  passAtK,
+  standardError,
+  wilsonInterval,
+} from './statistics.js';
+
+export interface EvalSummary {
+  /** Questions. */
+  n: number;
+  /** Responses per question. */
+  samples: number;
+  temperature: number;
+  /** Mean over the questions of the share of their responses that are correct. */
+  accuracy: number;
+  /** Wilson for one greedy response per question; else a bootstrap over questions. */
+  accuracyCi95: Interval;
+  accuracyStderr: number;
+  /**
+   * Accuracy of the most frequent answer; a tie counts by the share of its right members. null where the verifier
+   * never says which answer it read.
+   */
+  majAtK: number | null;
+  /** Unbiased, for k = 1, 2, 4, ... up to the samples. */
+  passAtK: Record<string, number>;
+  /** Mean share of a question's responses that differ from each other; 1 for a single response. */
+  distinctShare: number;
+  meanResponseTokens: number;
+  /** Responses that ran to the token limit. */
+  truncated: number;
+  /** Nats per token along the model's own responses; null where every response is empty. */
+  meanEntropy: number | null;
+  /** Responses that meanEntropy was measured on. */
+  entropyResponses: number;
+}
+
+/** Share of votes: responses without an answer do not vote. */
+function majority(responses: readonly Prediction[]): number {
+  const votes = new Map<string, { count: number; correct: number }>();
+  for (const { extracted, correct } of responses) {
+    if (extracted === undefined) continue;
+    const vote = votes.get(extracted) ?? { count: 0, correct: 0 };
+    vote.count++;
+    if (correct) vote.correct++;
+    votes.set(extracted, vote);
+  }
+  const most = Math.max(0, ...[...votes.values()].map((vote) => vote.count));
+  const winners = [...votes.values()].filter((vote) => vote.count === most);
+  return winners.length === 0 ? 0 : mean(winners.map((vote) => vote.correct / vote.count));
+}
+
+const powersUpTo = (samples: number): number[] => {
+  const ks: number[] = [];
+  for (let k = 1; k < samples; k *= 2) ks.push(k);
+  return [...ks, samples];
+};
+
+const countCorrect = (responses: readonly Prediction[]): number =>
+  responses.filter((response) => response.correct).length;
+
+/** Share of correct responses per question. */
+export const perQuestionAccuracy = (questions: readonly (readonly Prediction[])[]): number[] =>
+  questions.map((responses) => countCorrect(responses) / responses.length);
+
+/** @param questions the responses of each question, equally many each. */
+export function summarizePredictions(
+  questions: readonly (readonly Prediction[])[],
+  settings: { samples: number; temperature: number; seed: number },
+  entropy: { mean: number | null; responses: number },
+): EvalSummary {
+  const { samples, temperature, seed } = settings;
+  const n = questions.length;
+  const accuracies = perQuestionAccuracy(questions);
+  const accuracy = mean(accuracies);
+  const all = questions.flat();
+  const voters = all.some((response) => response.extracted !== undefined);
+  return {
+    n,
+    samples,
+    temperature,
+    accuracy,
+    accuracyCi95:
+      samples === 1 && temperature === 0
+        ? wilsonInterval(countCorrect(all), n)
+        : bootstrapInterval(accuracies, seed),
+    accuracyStderr: standardError(accuracies),
+    majAtK: samples === 1 ? accuracy : voters ? mean(questions.map(majority)) : null,
+    passAtK: Object.fromEntries(
+      powersUpTo(samples).map((k) => [
+        String(k),
+        mean(questions.map((responses) => passAtK(samples, countCorrect(responses), k))),
+      ]),
+    ),
+    distinctShare: mean(
+      questions.map((responses) => new Set(responses.map((r) => r.response)).size / samples),
+    ),
+    meanResponseTokens: mean(all.map((response) => response.response_token_ids.length)),
+    truncated: all.filter((response) => response.finish_reason === 'length').length,
+    meanEntropy: entropy.mean,
+    entropyResponses: entropy.responses,
+  };
+}
+
+const rounded = (value: unknown): unknown => {
+  if (typeof value === 'number') return Number(value.toFixed(6));
+  if (Array.isArray(value)) return value.map(rounded);
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, rounded(inner)]));
+  return value;
+};
+
+/** Under the names and with the precision (six decimals) of summary.json. */
+export const summaryForFile = (summary: EvalSummary): unknown => rounded(optionsForFile({ ...summary }));

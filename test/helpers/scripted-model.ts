@@ -1,0 +1,114 @@
+/**
+ * A model without tensors for tests of evaluation: prompts are the bytes of the question, and a script says what the
+ * response is. Responses come out a token per step, in as many slots as asked for, like the real engine's.
+ */
+import type { EvalModel } from '../../lib/eval/stage.js';
+import type {
+  NativeBranch,
+  NativeBranchResult,
+  NativeRolloutEngine,
+  NativeStepResult,
+  NativeTrunk,
+  NativeTrunkSpec,
+} from '../../lib/native/binding.js';
+
+export const endToken = 0;
+
+export type Script = (question: string, seed: number) => string;
+
+class ScriptedEngine implements NativeRolloutEngine {
+  readonly #trunks = new Map<number, string>();
+  readonly #waiting: NativeBranch[] = [];
+  readonly #active: { branch: NativeBranch; text: Buffer; done: number }[] = [];
+  readonly #script: Script;
+  readonly #slots: number;
+  #next = 0;
+
+  constructor(script: Script, slots: number) {
+    this.#script = script;
+    this.#slots = slots;
+  }
+
+  get openTrunks(): number {
+    return this.#trunks.size;
+  }
+
+  async addTrunk(spec: NativeTrunkSpec): Promise<NativeTrunk> {
+    this.#trunks.set(this.#next, Buffer.from(spec.tokenIds).toString('latin1'));
+    const empty = new Float32Array(0);
+    return {
+      trunk: this.#next++,
+      logProbs: empty,
+      alternativeIds: new Int32Array(0),
+      alternativeLogProbs: empty,
+    };
+  }
+
+  submit(branches: NativeBranch[]): void {
+    this.#waiting.push(...branches);
+  }
+
+  async step(maxSteps: number): Promise<NativeStepResult> {
+    const finished: NativeBranchResult[] = [];
+    let decodedTokens = 0;
+    for (let i = 0; i < maxSteps && finished.length === 0; i++) {
+      while (this.#active.length < this.#slots && this.#waiting.length > 0) {
+        const branch = this.#waiting.shift()!;
+        const question = this.#trunks.get(branch.trunk);
+        if (question === undefined) throw new Error(`trunk ${branch.trunk} is not there`);
+        const text = this.#script(question, branch.temperature > 0 ? branch.seed : 0);
+        this.#active.push({ branch, text: Buffer.from(text, 'latin1'), done: 0 });
+      }
+      for (const slot of [...this.#active]) {
+        const { branch, text } = slot;
+        const ended = slot.done === text.length && slot.done < branch.maxNewTokens;
+        if (!ended) {
+          slot.done++;
+          decodedTokens++;
+        }
+        if (!ended && slot.done < branch.maxNewTokens) continue;
+        const tokenIds = Int32Array.from(text.subarray(0, slot.done));
+        finished.push({ id: branch.id, tokenIds, endTokenId: ended ? endToken : -1 });
+        this.#active.splice(this.#active.indexOf(slot), 1);
+      }
+    }
+    const tokens = { branchIds: new Float64Array(0), tokenIds: new Int32Array(0) };
+    return { finished, tokens, active: this.#active.length, waiting: this.#waiting.length, decodedTokens };
+  }
+
+  cancel(): void {}
+  releaseTrunk(trunk: number): void {
+    this.#trunks.delete(trunk);
+  }
+  interrupt(): void {}
+  dispose(): void {}
+}
+
+export class ScriptedModel implements EvalModel {
+  readonly config = { maxPositions: 1000 };
+  readonly endTokenIds = Int32Array.of(endToken);
+  readonly tokenizer = {
+    decode: (ids: Iterable<number>): string => Buffer.from([...ids]).toString('latin1'),
+  };
+  readonly engines: ScriptedEngine[] = [];
+  readonly #script: Script;
+
+  constructor(script: Script) {
+    this.#script = script;
+  }
+
+  createEngine({ maxBranches }: { maxBranches: number }): NativeRolloutEngine {
+    const engine = new ScriptedEngine(this.#script, maxBranches);
+    this.engines.push(engine);
+    return engine;
+  }
+
+  promptFor(question: string): Int32Array {
+    return Int32Array.from(Buffer.from(question, 'latin1'));
+  }
+
+  /** Entropy at a position is the id of the token there. */
+  async scores(tokenIds: Int32Array): Promise<{ entropies: Float32Array }> {
+    return { entropies: Float32Array.from(tokenIds.subarray(0, -1)) };
+  }
+}
