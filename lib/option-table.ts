@@ -199,7 +199,7 @@ const annotation = {
     kind: 'boolean',
     on: rollouts,
     default: true,
-    describe: 'Try rank r + 1 only where rank r failed',
+    describe: 'Try rank r + 1 only where rank r failed; --no-waves tries all at once',
   },
   keepRollouts: {
     kind: 'boolean',
@@ -330,9 +330,14 @@ const training = {
     kind: 'integer',
     on: train,
     min: 1,
-    describe: 'With gradientAccumulationSteps: batchSize as their product',
+    describe: 'Sequences per micro-batch; times the next, the batch size',
   },
-  gradientAccumulationSteps: { kind: 'integer', on: train, min: 1, describe: 'See perDeviceTrainBatchSize' },
+  gradientAccumulationSteps: {
+    kind: 'integer',
+    on: train,
+    min: 1,
+    describe: 'Micro-batches per optimizer step',
+  },
 } as const satisfies Record<string, OptionSpec>;
 
 const evaluation = {
