@@ -160,9 +160,10 @@ function refusal(hub: Hub, id: HubId, error: HubApiError): CftError {
   const status = error.statusCode;
   const remedy =
     status === 401 || status === 403
-      ? 'it does not exist, is private or wants its licence accepted; set HF_TOKEN to a token that may read it'
+      ? 'it does not exist, is private or wants its licence accepted; set HF_TOKEN to a token that may read it ' +
+        '(a local folder of this name does not exist either)'
       : status === 404
-        ? 'no such model or revision'
+        ? 'no such model or revision (nor a local folder of this name)'
         : error.message;
   const message = `${id.name}@${id.revision} on ${hub.endpoint}: status ${status}: ${remedy}`;
   return new CftError('ERR_CFT_DOWNLOAD', message, { cause: error });

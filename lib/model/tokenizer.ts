@@ -274,7 +274,7 @@ export class Tokenizer {
    * The prompt for a question: its user text under the model's chat template; a model without one gets the user text
    * followed by a newline.
    */
-  promptFor(
+  promptText(
     question: string,
     { system = defaultSystem, userTemplate = defaultUserTemplate }: PromptOptions = {},
   ): string {

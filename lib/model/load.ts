@@ -1,0 +1,151 @@
+/** From a name to a loaded model: folder, adapter, hub id or the embedded one. All checks come before the weights. */
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { CftError } from '../errors.js';
+import type { NativeInfo, NativeModelSpec, NativeTensorEntry } from '../native/binding.js';
+import { loadAddon, resolveDevice } from '../native/loader.js';
+import { isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
+import { readConfig } from './config.js';
+import { readEndTokenIds } from './generation-config.js';
+import { sameBytes } from './hash.js';
+import { type HubEvent, parseHubId, resolveHubModel } from './hub.js';
+import { isFile, isFolder } from './json-file.js';
+import { Model } from './model.js';
+import { readWeights, weightFiles } from './safetensors.js';
+import { expectedTensors, matchTensors } from './tensors.js';
+import { Tokenizer } from './tokenizer.js';
+
+export type LoadEvent =
+  | HubEvent
+  | {
+      type: 'load';
+      model: string;
+      parameters: number;
+      device: string;
+      dtype: 'float32' | 'bfloat16';
+    };
+
+export interface LoadOptions {
+  /** 'auto', 'cpu', 'cuda' or 'cuda:N'. */
+  device?: string | undefined;
+  /** 'auto': the weights' own on CUDA; on the CPU float32 below 50M parameters or where bf16 is slow. */
+  dtype?: 'auto' | 'float32' | 'bfloat16' | undefined;
+  /** CPU threads, for the whole process; only before the first model. */
+  threads?: number | undefined;
+  /** Branch, tag or commit of a hub model. */
+  revision?: string | undefined;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((event: LoadEvent) => void) | undefined;
+}
+
+/** Lies at the same place seen from lib/model and from dist/model. */
+const embeddedFolder = fileURLToPath(new URL('../../models/embedded', import.meta.url));
+
+/** Below this many parameters float32 is as fast on a CPU, and exact. */
+const smallModel = 50_000_000;
+
+/** The local folder of a name, downloaded where it is a hub id. */
+async function folderOf(name: string, options: LoadOptions, besides?: string): Promise<string> {
+  if (name === 'embedded') return embeddedFolder;
+  for (const path of [resolve(name), ...(besides === undefined ? [] : [resolve(besides, name)])]) {
+    if (isFolder(path)) return path;
+    if (existsSync(path)) {
+      throw new CftError('ERR_CFT_BAD_MODEL', `${path}: expected a model folder, found a file`);
+    }
+  }
+  const id = parseHubId(name, options.revision);
+  if (id === undefined) {
+    throw new CftError(
+      'ERR_CFT_BAD_MODEL',
+      `${name}: expected a model folder or a hub id (org/name), found no such folder`,
+    );
+  }
+  return resolveHubModel(id, options);
+}
+
+function chooseDtype(
+  wanted: 'auto' | 'float32' | 'bfloat16',
+  device: string,
+  entries: readonly NativeTensorEntry[],
+  info: NativeInfo,
+): 'float32' | 'bfloat16' {
+  if (wanted !== 'auto') return wanted;
+  const elements = (entry: NativeTensorEntry) => entry.shape.reduce((product, size) => product * size, 1);
+  const count = (chosen: readonly NativeTensorEntry[]) =>
+    chosen.reduce((sum, entry) => sum + elements(entry), 0);
+  if (device === 'cpu') return count(entries) < smallModel || !info.fastBfloat16 ? 'float32' : 'bfloat16';
+  // float16 is no dtype of ours; bfloat16 has its size.
+  return 2 * count(entries.filter(({ dtype }) => dtype === 'F32')) > count(entries) ? 'float32' : 'bfloat16';
+}
+
+/** A tied model may store its output matrix all the same, but then it has to be the embedding. */
+async function checkTiedHead(entries: readonly NativeTensorEntry[], head: NativeTensorEntry): Promise<void> {
+  const embedding = entries.find(({ name }) => name === 'model.embed_tokens.weight') as NativeTensorEntry;
+  if (head.dtype === embedding.dtype && (await sameBytes(head, embedding))) return;
+  throw new CftError(
+    'ERR_CFT_BAD_WEIGHTS',
+    `${head.file}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them ` +
+      '(tie_word_embeddings); set that to false to use both',
+  );
+}
+
+/**
+ * Loads a model.
+ * @param name a Hugging Face folder, a PEFT adapter folder, a hub id (`org/name`, `org/name@revision`), or 'embedded'.
+ * @throws CftError naming file, field or tensor, expected and found; `signal.reason` when aborted.
+ */
+export async function loadModel(name: string, options: LoadOptions = {}): Promise<Model> {
+  const { signal, onProgress } = options;
+  signal?.throwIfAborted();
+  const folder = await folderOf(name, options);
+  const adapterConfig = isAdapterFolder(folder) ? readAdapterConfig(folder) : undefined;
+  const modelFolder =
+    adapterConfig === undefined
+      ? folder
+      : await folderOf(adapterConfig.base, { ...options, revision: adapterConfig.baseRevision }, folder);
+
+  const config = readConfig(modelFolder);
+  const { entries, tiedHead } = matchTensors(config, readWeights(modelFolder), modelFolder);
+  if (tiedHead !== undefined) await checkTiedHead(entries, tiedHead);
+  const adapter = adapterConfig && {
+    tensors: readAdapterTensors(folder, adapterConfig, expectedTensors(config)),
+    scale: adapterConfig.scale,
+  };
+  const tokenizerFolder = isFile(join(folder, 'tokenizer.json')) ? folder : modelFolder;
+  const tokenizer = Tokenizer.load(tokenizerFolder, config.vocabSize);
+  const endTokenIds = readEndTokenIds(modelFolder, config, tokenizer.eosTokenId);
+  signal?.throwIfAborted();
+
+  const addon = loadAddon();
+  if (options.threads !== undefined) addon.setThreads(options.threads);
+  const device = resolveDevice(addon, options.device ?? 'auto');
+  const dtype = chooseDtype(options.dtype ?? 'auto', device, entries, addon.info());
+  const { modelType: _, json: __, ...nativeConfig } = config;
+  const spec: NativeModelSpec = {
+    config: nativeConfig,
+    tensors: entries,
+    device,
+    dtype,
+    ...(adapter && { adapter }),
+  };
+  const native = await addon.loadModel(spec);
+  if (signal?.aborted) {
+    native.dispose();
+    signal.throwIfAborted();
+  }
+  onProgress?.({ type: 'load', model: name, parameters: native.parameterCount, device, dtype });
+  const files = weightFiles(modelFolder);
+  if (adapter) files.push(join(folder, 'adapter_model.safetensors'));
+  return new Model({
+    name,
+    addon,
+    native,
+    config,
+    tokenizer,
+    endTokenIds,
+    modelFolder,
+    tokenizerFolder,
+    weightFiles: files,
+  });
+}

@@ -1,0 +1,244 @@
+/** A loaded model: weights on a device, tokenizer, end tokens, and what can be asked of them. */
+import { CftError } from '../errors.js';
+import type {
+  NativeAddon,
+  NativeLogits,
+  NativeModel,
+  NativeRolloutEngine,
+  NativeTrainer,
+  NativeTrainerOptions,
+} from '../native/binding.js';
+import type { ModelConfig } from './config.js';
+import { checkGenerateOptions, type GenerateOptions, type Generation, sampleSeed } from './generation.js';
+import { sha256OfFiles } from './hash.js';
+import { type Rollout, type RolloutRequest, runRollouts } from './rollouts.js';
+import { saveModel } from './save.js';
+import type { PromptOptions, Tokenizer } from './tokenizer.js';
+
+/** What loadModel found; everything here is checked. */
+export interface ModelParts {
+  /** As the user called it. */
+  name: string;
+  addon: NativeAddon;
+  native: NativeModel;
+  config: ModelConfig;
+  tokenizer: Tokenizer;
+  endTokenIds: Int32Array;
+  /** Folder of config.json, and of the tokenizer (an adapter folder may bring its own). */
+  modelFolder: string;
+  tokenizerFolder: string;
+  /** Weight files, the adapter's last. */
+  weightFiles: string[];
+}
+
+/** One step of a streamed generation. */
+export interface StreamedToken {
+  /** Absent where only held-back text remains. */
+  tokenId?: number;
+  /** Text that became certain; empty while a character is incomplete. */
+  text: string;
+}
+
+/** Branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
+export const defaultBranches = (device: string): number => (device === 'cpu' ? 32 : 256);
+
+export class Model implements AsyncDisposable {
+  /** The path, hub id or name that it was loaded by. */
+  readonly name: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  /** A response ends with one of these; ascending. */
+  readonly endTokenIds: Int32Array;
+  /** Without a tied output matrix. */
+  readonly parameterCount: number;
+  /** 'cpu' or 'cuda:N'. */
+  readonly device: string;
+  readonly dtype: 'float32' | 'bfloat16';
+  readonly addon: NativeAddon;
+  readonly native: NativeModel;
+  readonly #parts: ModelParts;
+  #weightsSha256: Promise<string> | undefined;
+
+  constructor(parts: ModelParts) {
+    this.#parts = parts;
+    this.name = parts.name;
+    this.config = parts.config;
+    this.tokenizer = parts.tokenizer;
+    this.endTokenIds = parts.endTokenIds;
+    this.addon = parts.addon;
+    this.native = parts.native;
+    this.parameterCount = parts.native.parameterCount;
+    this.device = parts.native.device;
+    this.dtype = parts.native.dtype;
+  }
+
+  /** Logits of the next token at every position: fp32, [T, V]. */
+  logits(tokenIds: Int32Array | readonly number[]): Promise<NativeLogits> {
+    return this.native.logits(Int32Array.from(tokenIds));
+  }
+
+  /** logProbs[i] of token i + 1 given those before it, and the entropy of that distribution in nats; T - 1 each. */
+  scores(
+    tokenIds: Int32Array | readonly number[],
+  ): Promise<{ logProbs: Float32Array; entropies: Float32Array }> {
+    return this.native.scores(Int32Array.from(tokenIds));
+  }
+
+  /** Token ids of the prompt for a question, see Tokenizer.promptText. */
+  promptFor(question: string, options?: PromptOptions): Int32Array {
+    return this.tokenizer.encode(this.tokenizer.promptText(question, options));
+  }
+
+  /** @param endTokenIds instead of the model's own. The caller disposes the engine. */
+  createEngine({
+    maxBranches,
+    endTokenIds = this.endTokenIds,
+  }: {
+    maxBranches: number;
+    endTokenIds?: Int32Array;
+  }): NativeRolloutEngine {
+    return this.addon.createRolloutEngine(this.native, { maxBranches, endTokenIds });
+  }
+
+  /** The caller disposes the trainer. */
+  createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer> {
+    return this.addon.createTrainer(this.native, options);
+  }
+
+  /** Continuations of prefixes, e.g. counterfactuals; results[i][j] is branch j of request i. */
+  async rollouts(
+    requests: readonly RolloutRequest[],
+    {
+      maxBranches = defaultBranches(this.device),
+      signal,
+    }: { maxBranches?: number; signal?: AbortSignal } = {},
+  ): Promise<Rollout[][]> {
+    const engine = this.createEngine({ maxBranches });
+    try {
+      return await runRollouts(engine, requests, { maxBranches, signal });
+    } finally {
+      engine.dispose();
+    }
+  }
+
+  /**
+   * Budget of a response after a prompt of this length.
+   * @throws CftError ERR_CFT_BAD_DATA for a prompt that is empty, too long or not of this vocabulary.
+   */
+  #budget(prompt: Int32Array, index: number, maxNewTokens: number): number {
+    const { maxPositions, vocabSize } = this.config;
+    const fail = (expected: string, found: string): never => {
+      throw new CftError('ERR_CFT_BAD_DATA', `prompt ${index}: expected ${expected}, found ${found}`);
+    };
+    if (prompt.length === 0) fail('at least one token', 'none');
+    const strange = prompt.find((id) => id < 0 || id >= vocabSize);
+    if (strange !== undefined) fail(`token ids below vocab_size ${vocabSize}`, String(strange));
+    if (prompt.length >= maxPositions)
+      fail(`fewer than ${maxPositions} tokens (max_position_embeddings)`, String(prompt.length));
+    return Math.min(maxNewTokens, maxPositions - prompt.length);
+  }
+
+  #generation({ tokenIds, endTokenId }: Rollout): Generation {
+    return {
+      tokenIds,
+      text: this.tokenizer.decode(tokenIds, { skipSpecialTokens: true }),
+      finishReason: endTokenId >= 0 ? 'stop' : 'length',
+    };
+  }
+
+  /**
+   * Responses to prompts, decoded as one batch: per prompt, `n` of them. The same seed gives the same responses
+   * whatever else is in the batch.
+   * @throws CftError ERR_CFT_BAD_OPTION, ERR_CFT_BAD_DATA; `signal.reason` when aborted.
+   */
+  async generate(
+    prompts: readonly (Int32Array | readonly number[])[],
+    options: GenerateOptions = {},
+  ): Promise<Generation[][]> {
+    const checked = checkGenerateOptions(options);
+    const { maxNewTokens, temperature, topP, n, seed, signal } = checked;
+    const requests = prompts.map((prompt, i): RolloutRequest => {
+      const tokenIds = Int32Array.from(prompt);
+      const budget = this.#budget(tokenIds, i, maxNewTokens);
+      const branches = Array.from({ length: n }, (_, j) => ({
+        maxNewTokens: budget,
+        temperature,
+        topP,
+        seed: sampleSeed(seed, i, j),
+      }));
+      return { tokenIds, branches };
+    });
+    const most = checked.maxBranches ?? defaultBranches(this.device);
+    const maxBranches = Math.max(1, Math.min(most, prompts.length * n));
+    const results = await this.rollouts(requests, { maxBranches, ...(signal && { signal }) });
+    return results.map((rollouts) => rollouts.map((rollout) => this.#generation(rollout)));
+  }
+
+  /**
+   * One response, token by token; sample 0 of prompt 0 of `generate` with the same options.
+   * @returns the whole response at the end.
+   */
+  async *stream(
+    prompt: Int32Array | readonly number[],
+    options: Omit<GenerateOptions, 'n' | 'maxBranches'> = {},
+  ): AsyncGenerator<StreamedToken, Generation, undefined> {
+    const { maxNewTokens, temperature, topP, seed, signal } = checkGenerateOptions(options);
+    const tokenIds = Int32Array.from(prompt);
+    const budget = this.#budget(tokenIds, 0, maxNewTokens);
+    const decoder = this.tokenizer.stream({ skipSpecialTokens: true });
+    const engine = this.createEngine({ maxBranches: 1 });
+    try {
+      signal?.throwIfAborted();
+      const { trunk } = await engine.addTrunk({ tokenIds, scoreFrom: tokenIds.length, alternatives: 0 });
+      const forcedTokens = new Int32Array(0);
+      const sampling = { temperature, topP, seed: sampleSeed(seed, 0, 0) };
+      const branch = {
+        id: 0,
+        trunk,
+        length: tokenIds.length,
+        forcedTokens,
+        maxNewTokens: budget,
+        ...sampling,
+      };
+      engine.submit([branch]);
+      for (;;) {
+        signal?.throwIfAborted();
+        const { tokens, finished } = await engine.step(1);
+        for (const tokenId of tokens.tokenIds) yield { tokenId, text: decoder.push(tokenId) };
+        const [result] = finished;
+        if (result === undefined) continue;
+        const text = decoder.flush();
+        if (text !== '') yield { text };
+        return this.#generation(result);
+      }
+    } finally {
+      engine.dispose();
+    }
+  }
+
+  /**
+   * Writes a Hugging Face folder with the weights as they are now.
+   * @throws CftError ERR_CFT_BAD_OUTPUT where the folder is not empty or cannot be made, ERR_CFT_IO.
+   */
+  save(folder: string): Promise<void> {
+    const { native, config, modelFolder, tokenizerFolder } = this.#parts;
+    return saveModel(folder, { native, configJson: config.json, modelFolder, tokenizerFolder });
+  }
+
+  /** SHA-256 of the files that the weights were loaded from, see sha256OfFiles; read once. */
+  weightsSha256(): Promise<string> {
+    this.#weightsSha256 ??= sha256OfFiles(this.#parts.weightFiles);
+    return this.#weightsSha256;
+  }
+
+  /** SHA-256 of tokenizer.json. */
+  tokenizerSha256(): string {
+    return this.tokenizer.sha256();
+  }
+
+  /** Frees weights and tokenizer; engines and trainers must be disposed before. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.tokenizer.dispose();
+    this.native.dispose();
+  }
+}
