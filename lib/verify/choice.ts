@@ -1,0 +1,47 @@
+/** Multiple choice: a gold answer that is one letter from A to E, and the letter that a text settles on. */
+import { trimAnswer } from './normalize.js';
+
+/** Wrappers that stand around a letter: \text{(C)}, \textbf{C}, \mathrm{C}. */
+function unwrapLetter(text: string): string {
+  let inner = trimAnswer(text);
+  for (let round = 0; round < 4; round++) {
+    const before = inner;
+    const wrapped = /^\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}/.exec(inner);
+    if (wrapped) inner = trimAnswer(`${wrapped[1]}${inner.slice(wrapped[0].length)}`);
+    if (inner === before) break;
+  }
+  return inner;
+}
+
+/** The letter of a gold answer such as `B`, `(B)` or `\text{(B)}`; undefined for any other answer. */
+export function goldChoice(answer: string): string | undefined {
+  if (answer.length > 40) return undefined;
+  return /^\(?([A-E])\)?$/.exec(unwrapLetter(answer))?.[1];
+}
+
+/** The letter at the start of an extracted answer: `C`, `(c)`, `C. 42`, `\textbf{(C)}\ 42`, `option C`. */
+export function leadingChoice(answer: string): string | undefined {
+  const text = unwrapLetter(answer.slice(0, 200)).replace(
+    /^(?:the\s+)?(?:option|choice|answer)\s*:?\s*/i,
+    '',
+  );
+  const bare = unwrapLetter(text);
+  const found =
+    /^\(([A-Ea-e])\)|^\[([A-Ea-e])\]|^([A-E])(?=$|[.):,;*\\]|\s*$|\s+[^a-z\s])|^([a-e])(?=$|[.):])/.exec(
+      bare,
+    );
+  return (found?.[1] ?? found?.[2] ?? found?.[3] ?? found?.[4])?.toUpperCase();
+}
+
+/** The last letter in running text that stands for itself: `(C)`, `C.`, `**C**`, "option C"; "A dog" is no choice. */
+export function lastChoice(text: string): string | undefined {
+  let last: string | undefined;
+  const window = text.slice(-4000);
+  for (const match of window.matchAll(/(?<![\p{L}\d'’\\])([A-E])(?![\p{L}\d'’])/gu)) {
+    const after = window.slice(match.index + 1, match.index + 3);
+    // "A" followed by a word is the article.
+    if (match[1] === 'A' && /^\s\p{L}/u.test(after)) continue;
+    last = match[1];
+  }
+  return last;
+}

@@ -1,0 +1,170 @@
+/**
+ * Whether a predicted answer is the gold one. The gold answer says what is expected: its kind decides how the
+ * prediction is read (a bare number may carry a unit, a list may come as "x = 1 or x = 2").
+ */
+import { spelling } from './canonical.js';
+import { equalValues, evaluate } from './evaluate.js';
+import type { Answer, Node } from './parse.js';
+
+/** Single letters that are units when they follow a plain number in a prediction. */
+const unitLetters = new Set('m g s h l L t d A V W J N K C F'.split(' '));
+/** Beyond it lists are compared in order only. */
+const maxUnordered = 64;
+
+/** The node without `%`, and whether it had one. */
+function withoutPercent(node: Node): { node: Node; percent: boolean } {
+  if (node.kind === 'percent') return { node: node.operand, percent: true };
+  if (node.kind === 'negate' && node.operand.kind === 'percent') {
+    return { node: { kind: 'negate', operand: node.operand.operand }, percent: true };
+  }
+  return { node, percent: false };
+}
+
+/** The number of "5 m", "5 m^2" or "5 m/s"; the node itself where there is no such unit. */
+function withoutUnitLetters(node: Node): Node {
+  const isUnit = (factor: Node): boolean =>
+    (factor.kind === 'symbol' && unitLetters.has(factor.name)) ||
+    (factor.kind === 'power' && factor.base.kind === 'symbol' && unitLetters.has(factor.base.name));
+  if (node.kind === 'negate') return { kind: 'negate', operand: withoutUnitLetters(node.operand) };
+  if (node.kind === 'divide' && isUnit(node.denominator)) return withoutUnitLetters(node.numerator);
+  if (node.kind !== 'multiply') return node;
+  const last = node.factors.findLastIndex((factor) => !isUnit(factor));
+  const factors = node.factors.slice(0, last + 1);
+  return factors.length === 1
+    ? (factors[0] as Node)
+    : factors.length === 0
+      ? node
+      : { kind: 'multiply', factors };
+}
+
+/** True where the expression has a numeric value. */
+export const isNumeric = (answer: Answer): boolean =>
+  answer.kind === 'expression' && evaluate(withoutPercent(answer.node).node) !== undefined;
+
+function equalNodes(gold: Node, predicted: Node): boolean {
+  const a = withoutPercent(gold);
+  const goldValue = evaluate(a.node);
+  if (goldValue === undefined) return spelling(gold) === spelling(predicted);
+  let b = withoutPercent(predicted);
+  if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
+  const value = evaluate(b.node);
+  if (value === undefined) return false;
+  if (equalValues(goldValue, value)) return true;
+  // 10 % is 10 or 0.1 where the other side has no percent sign.
+  if (a.percent === b.percent) return false;
+  const [left, right] = a.percent ? [evaluate(gold), value] : [goldValue, evaluate(predicted)];
+  return left !== undefined && right !== undefined && equalValues(left, right);
+}
+
+/** The name on the left of `x = 5`, `f(x) = ...`, `\text{Area} = ...`; undefined for other left sides. */
+function nameOf(answer: Answer | undefined): string | undefined {
+  if (answer?.kind === 'opaque') return /^[a-z ]+$/i.test(answer.text) ? answer.text : undefined;
+  if (answer?.kind !== 'expression') return undefined;
+  const { node } = answer;
+  if (node.kind === 'symbol') return evaluate(node) === undefined ? node.name : undefined;
+  // f(x), \angle A B C, Area: a product of names.
+  if (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol'))
+    return spelling(node);
+  return undefined;
+}
+
+const isEquality = (operator: string): boolean =>
+  operator === '=' || operator === '\\approx' || operator === '\\in';
+
+/** The right side of an equation whose left side is only a name, or the result of a computation `3 + 4 = 7`. */
+function resultOf(answer: Answer): { name: string | undefined; result: Answer } {
+  if (answer.kind !== 'relation' || !answer.operators.every(isEquality))
+    return { name: undefined, result: answer };
+  const first = answer.sides[0];
+  const last = answer.sides.at(-1) as Answer;
+  const name = nameOf(first);
+  if (name !== undefined) return { name, result: last };
+  if (answer.sides.length === 2 && nameOf(last) !== undefined)
+    return { name: nameOf(last), result: first as Answer };
+  return { name: undefined, result: isNumeric(last) && answer.sides.every(isNumeric) ? last : answer };
+}
+
+const flipped: Record<string, string> = { '<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le' };
+
+function equalRelations(
+  gold: Answer & { kind: 'relation' },
+  predicted: Answer & { kind: 'relation' },
+): boolean {
+  if (gold.sides.length !== predicted.sides.length) return false;
+  const matches = (operators: string[], sides: Answer[]): boolean =>
+    gold.operators.every((operator, index) => operator === operators[index]) &&
+    gold.sides.every((side, index) => compareAnswers(side, sides[index] as Answer));
+  if (matches(predicted.operators, predicted.sides)) return true;
+  const reversed = predicted.operators.toReversed().map((operator) => flipped[operator] ?? operator);
+  return matches(reversed, predicted.sides.toReversed());
+}
+
+function equalInOrder(gold: readonly Answer[], predicted: readonly Answer[]): boolean {
+  return (
+    gold.length === predicted.length &&
+    gold.every((item, index) => compareAnswers(item, predicted[index] as Answer))
+  );
+}
+
+function equalInAnyOrder(gold: readonly Answer[], predicted: readonly Answer[]): boolean {
+  if (gold.length !== predicted.length) return false;
+  if (gold.length > maxUnordered) return equalInOrder(gold, predicted);
+  const left = [...predicted];
+  return gold.every((item) => {
+    const found = left.findIndex((candidate) => compareAnswers(item, candidate));
+    if (found >= 0) left.splice(found, 1);
+    return found >= 0;
+  });
+}
+
+function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
+  if (predicted.kind !== 'sequence') return false;
+  const goldOrdered = gold.open === '(' || gold.open === '[';
+  const predictedOrdered = predicted.open === '(' || predicted.open === '[';
+  if (!goldOrdered && !predictedOrdered) return equalInAnyOrder(gold.items, predicted.items);
+  // A tuple may lose its parentheses and a bare list gain some, but (1, 2) is not [1, 2) and {1, 2} is no tuple.
+  const bare = gold.open === '' ? predicted.open === '(' : predicted.open === '' && gold.open === '(';
+  const same = gold.open === predicted.open && gold.close === predicted.close;
+  return (bare || same) && equalInOrder(gold.items, predicted.items);
+}
+
+/** True where the two answers are equal; `gold` defines what is expected. */
+export function compareAnswers(gold: Answer, predicted: Answer): boolean {
+  const expected = resultOf(gold);
+  const found = resultOf(predicted);
+  if (expected.name !== undefined && found.name !== undefined && expected.name !== found.name) {
+    // x = 5 is not y = 5; but names longer than a letter are only captions.
+    if (expected.name.length === 1 && found.name.length === 1) return false;
+  }
+  const a = expected.result;
+  const b = found.result;
+  switch (a.kind) {
+    case 'expression':
+      if (b.kind === 'expression') return equalNodes(a.node, b.node);
+      return (
+        b.kind === 'sequence' &&
+        b.open === '{' &&
+        b.items.length === 1 &&
+        compareAnswers(a, b.items[0] as Answer)
+      );
+    case 'sequence':
+      if (a.items.length === 1)
+        return compareAnswers(
+          a.items[0] as Answer,
+          b.kind === 'sequence' && b.items.length === 1 ? (b.items[0] as Answer) : b,
+        );
+      return equalSequences(a, b);
+    case 'union':
+      return b.kind === 'union' && equalInAnyOrder(a.items, b.items);
+    case 'relation':
+      return b.kind === 'relation' && equalRelations(a, b);
+    case 'matrix':
+      return (
+        b.kind === 'matrix' &&
+        a.rows.length === b.rows.length &&
+        a.rows.every((row, index) => equalInOrder(row, b.rows[index] as Answer[]))
+      );
+    case 'opaque':
+      return b.kind === 'opaque' && a.text === b.text;
+  }
+}

@@ -1,0 +1,193 @@
+/**
+ * Finds the answer in a response: \boxed{...}, then `#### ...`, then "the answer is ...", and where none of these
+ * stands, the last formula or number. Every search is linear in the text.
+ */
+import { foldUnicode, maxAnswerLength, trimAnswer } from './normalize.js';
+
+interface Span {
+  start: number;
+  end: number;
+  content: string;
+}
+
+/** A gold list is not spread over more boxes. */
+const maxBoxes = 64;
+const boxCommand = /\\(?:boxed|fbox)\s{0,8}/y;
+const boxWord = /[^\s{}$\\]{1,100}/y;
+
+/** The last closed, non-empty \boxed{...} or \fbox{...} that are not inside another, in order. One pass with a stack. */
+export function boxedSpans(text: string): Span[] {
+  let spans: Span[] = [];
+  let at = Math.min(
+    ...['\\boxed', '\\fbox'].map((command) => text.indexOf(command)).map((i) => (i < 0 ? Infinity : i)),
+  );
+  /** Open braces: where the content of a box starts, or -1 for other braces; and where its command starts. */
+  const contents: number[] = [];
+  const commands: number[] = [];
+  /** Last character so far that is no white space. */
+  let lastInk = -1;
+  for (; at < text.length; at++) {
+    const code = text.charCodeAt(at);
+    if (code === 0x5c) {
+      boxCommand.lastIndex = at;
+      const length = boxCommand.exec(text)?.[0].length;
+      if (length === undefined) lastInk = ++at;
+      else if (text[at + length] === '{') {
+        contents.push(at + length + 1);
+        commands.push(at);
+        at += length;
+      } else {
+        // \boxed 5: the argument is the next word.
+        boxWord.lastIndex = at + length;
+        const word = boxWord.exec(text)?.[0].replace(/[.,;]+$/, '') ?? '';
+        if (word !== '') spans.push({ start: at, end: at + length + word.length, content: word });
+        at += length - 1;
+      }
+    } else if (code === 0x7b) {
+      contents.push(-1);
+      commands.push(at);
+      lastInk = at;
+    } else if (code === 0x7d) {
+      const content = contents.pop() ?? -1;
+      const command = commands.pop() as number;
+      if (content >= 0 && lastInk >= content) {
+        while ((spans.at(-1)?.start ?? -1) > command) spans.pop();
+        // Cut out below: of nested boxes only the outermost is needed.
+        spans.push({ start: command, end: at + 1, content: '' });
+      }
+      lastInk = at;
+    } else if (code > 0x20) lastInk = at;
+    if (spans.length > 2 * maxBoxes) spans = spans.slice(-maxBoxes);
+  }
+  for (const span of spans.slice(-maxBoxes)) {
+    if (span.content === '')
+      span.content = text.slice(text.indexOf('{', span.start) + 1, span.end - 1).trim();
+  }
+  return spans.slice(-maxBoxes);
+}
+
+/** The last box, or the last `count` of them joined by commas where they stand close together ("\boxed{1} or \boxed{2}"). */
+export function boxedAnswer(spans: readonly Span[], count: number): string | undefined {
+  const last = spans.slice(-Math.max(1, count));
+  for (let index = 1; index < last.length; index++) {
+    if ((last[index] as Span).start - (last[index - 1] as Span).end > 30) return spans.at(-1)?.content;
+  }
+  return last.length === 0 ? undefined : last.map(({ content }) => content).join(', ');
+}
+
+/** What follows the last `####` on its line; a markdown heading is none unless it is the last line or starts a number. */
+export function hashAnswer(text: string): string | undefined {
+  const start = text.lastIndexOf('####');
+  if (start < 0) return undefined;
+  const lineEnd = text.indexOf('\n', start);
+  const line = trimAnswer(text.slice(start + 4, lineEnd < 0 ? start + maxAnswerLength : lineEnd));
+  if (line === '') return undefined;
+  const isLastLine = lineEnd < 0 || text.slice(lineEnd).trim() === '';
+  return isLastLine || /^[-+−$€£.]?\s*[\d\\.]/.test(line) ? line : undefined;
+}
+
+/** Offset where a sentence that starts at `start` ends: a line end, or a full stop that is no decimal point. */
+function sentenceEnd(text: string, start: number): number {
+  const limit = Math.min(text.length, start + 1000);
+  for (let at = start; at < limit; at++) {
+    const character = text[at];
+    if (character === '\n') return at;
+    if (character !== '.' && character !== '!' && character !== '?') continue;
+    const next = text[at + 1];
+    if (next !== undefined && next.trim() !== '') continue;
+    // "Mrs. Hilt", "approx. 5", "3:30 p.m. today"
+    if (
+      character === '.' &&
+      /(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|No|vs|approx|Rs)|\.m)$/i.test(text.slice(Math.max(start, at - 7), at))
+    )
+      continue;
+    return at;
+  }
+  return limit;
+}
+
+/** From "answer" to the answer: "answer:", "answers are", "answer to the question is", "answer =". */
+const answerLink =
+  /^s?[*_\s"')]{0,6}(?:(?:\b[\w'’-]+[\s*]{1,4}){0,8}?(?:is|are|be|equals|was)\b[\s*:]{0,6}|[:=][\s*]{0,6})/i;
+/** How many mentions of "answer" are looked at, from the last one. */
+const maxMentions = 50;
+
+/** The words after the last "answer is", "answer:", "final answer ... is" up to the end of the sentence. */
+export function phraseAnswer(text: string): string | undefined {
+  const window = text.slice(-20_000);
+  const mentions = [...window.matchAll(/answer/gi)].slice(-maxMentions).reverse();
+  for (const { index } of mentions) {
+    const after = index + 'answer'.length;
+    const link = answerLink.exec(window.slice(after, after + 100));
+    if (link === null) continue;
+    let start = after + link[0].length;
+    // "The answer is:\n42" has its answer on the next line.
+    while (start < window.length && /[\s*:]/.test(window[start] as string)) start++;
+    if (window.startsWith('$$', start) || window.startsWith('\\[', start)) {
+      const close = window.indexOf(window[start] === '$' ? '$$' : '\\]', start + 2);
+      if (close > 0) return window.slice(start + 2, close);
+    }
+    const sentence = trimAnswer(window.slice(start, sentenceEnd(window, start)));
+    if (sentence !== '') return sentence;
+  }
+  return undefined;
+}
+
+/** Spans of $...$, $$...$$, \(...\) and \[...\]. A dollar sign is a delimiter where TeX-aware Markdown says so: no space inside, no digit after the closing one. */
+export function mathSpans(text: string): Span[] {
+  const spans: Span[] = [];
+  /** Closing delimiters that do not come any more, so that a text full of opening ones costs one search. */
+  const absent = new Set<string>();
+  const find = (delimiter: string, from: number): number => {
+    const found = absent.has(delimiter) ? -1 : text.indexOf(delimiter, from);
+    if (found < 0) absent.add(delimiter);
+    return found;
+  };
+  const pattern = /\$\$?|\\[([]|\\./gs;
+  for (let match = pattern.exec(text); match !== null; match = pattern.exec(text)) {
+    const [open] = match;
+    const close = open === '\\(' ? '\\)' : open === '\\[' ? '\\]' : open.startsWith('$') ? open : undefined;
+    const start = match.index + open.length;
+    const end = close === undefined ? -1 : find(close, start);
+    if (close === undefined || end < 0) continue;
+    const content = text.slice(start, end);
+    const isMoney = open === '$' && (/^\s|\s$|\n\n/.test(content) || /\d/.test(text[end + 1] ?? ''));
+    if (isMoney || content.trim() === '') continue;
+    spans.push({ start: match.index, end: end + close.length, content });
+    pattern.lastIndex = end + close.length;
+  }
+  return spans;
+}
+
+const numberPattern =
+  /(?<![\p{L}\d_^.\\])(?:[-−]\s?)?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?(?:\s?\/\s?\d+(?![\d.])| \d+\/\d+)?(?:\s?\\?%|\s?percent\b)?|(?<!\d)(?:[-−]\s?)?\d*\s?\\[dt]?frac\s?(?:\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\}|\d\d)|[½⅓⅔¼¾⅛⅜⅝⅞]/gu;
+
+/** Numbers that stand in running text, in order: 1,234.5, -3/4, 2 1/2, 12 %, \frac{1}{2}. */
+export function numberSpans(text: string): Span[] {
+  const spans: Span[] = [];
+  for (const match of text.matchAll(numberPattern)) {
+    let content = match[0];
+    let { index } = match;
+    // "5-3" ends in 3, not in -3.
+    if (/^[-−]/.test(content) && index > 0 && /[\p{L}\d)\]}]/u.test(text[index - 1] as string)) {
+      content = content.slice(1);
+      index++;
+    }
+    spans.push({ start: index, end: index + content.length, content: content.trim() });
+  }
+  return spans;
+}
+
+/** The last formula or number of a response without a marked answer. `wantsNumber`: the gold answer is a number. */
+export function lastAnswer(text: string, wantsNumber: boolean): string | undefined {
+  const window = text.slice(-8000);
+  const formulas = mathSpans(window).filter(
+    ({ content }) => content.trim() !== '' && (!wantsNumber || /\d/.test(foldUnicode(content))),
+  );
+  const formula = formulas.at(-1);
+  const number = wantsNumber ? numberSpans(window).at(-1) : undefined;
+  if (formula !== undefined && (number === undefined || number.start < formula.end)) return formula.content;
+  if (number !== undefined || wantsNumber) return number?.content;
+  const line = window.slice(window.trimEnd().lastIndexOf('\n') + 1);
+  return trimAnswer(line) || undefined;
+}

@@ -1,0 +1,278 @@
+/**
+ * Turns an answer as people and models write it (LaTeX, plain text, Unicode) into tokens in one linear pass without
+ * backtracking. Spacing, sizes and fonts disappear; synonyms (\dfrac, \cdot, ×, −, ½, ≤ ...) become one.
+ */
+
+import { ignored, matrices, plainNames, shortWords, spaces, synonyms, textual, unicode } from './symbols.js';
+
+export interface Token {
+  /** `word`: text that is no variable (units, \text{...}); `letter`: one variable. */
+  kind: 'number' | 'letter' | 'word' | 'command' | 'symbol';
+  /** Canonical spelling: numbers without separators, commands with their backslash. */
+  text: string;
+  /** White space stood before it. */
+  spaced: boolean;
+}
+
+/** Longer answers are compared as text only. */
+export const maxAnswerLength = 4000;
+
+/** Plain ASCII spellings of the symbols above; other characters stay. */
+export function foldUnicode(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the range of ASCII is meant
+  if (/^[\x00-\x7f]*$/.test(text)) return text;
+  let folded = '';
+  for (const character of text) folded += unicode[character] ?? character;
+  return folded;
+}
+
+const isDigit = (character: string | undefined): boolean =>
+  character !== undefined && character >= '0' && character <= '9';
+const isLetter = (character: string | undefined): boolean =>
+  character !== undefined &&
+  ((character >= 'a' && character <= 'z') ||
+    (character >= 'A' && character <= 'Z') ||
+    (character > '\x7f' && /\p{L}/u.test(character)));
+
+/** Offset after the group that opens at `start` (a `{`); the text's end where it never closes. */
+function groupEnd(text: string, start: number): number {
+  let depth = 0;
+  for (let at = start; at < text.length; at++) {
+    if (text[at] === '\\') at++;
+    else if (text[at] === '{') depth++;
+    else if (text[at] === '}' && --depth === 0) return at + 1;
+  }
+  return text.length;
+}
+
+const thousandsSeparators = [',\\!', '{,}', '\\,', '\\ ', ',', ' '];
+
+/** Length of a separator at `at` before a group of exactly three digits, else 0. */
+function separatorLength(text: string, at: number): number {
+  const separator = thousandsSeparators.find((candidate) => text.startsWith(candidate, at));
+  if (separator === undefined) return 0;
+  const start = at + separator.length;
+  if (!isDigit(text[start]) || !isDigit(text[start + 1]) || !isDigit(text[start + 2])) return 0;
+  const after = text[start + 3];
+  // "1 100/200" is a mixed number, not 1100/200.
+  if (isDigit(after) || (separator.endsWith(' ') && after === '/')) return 0;
+  return separator.length;
+}
+
+export interface TokenizeOptions {
+  /** Read `1,234` and `1 234` as one number (default) or as two. */
+  thousands?: boolean;
+}
+
+class Tokenizer {
+  readonly tokens: Token[] = [];
+  readonly #text: string;
+  readonly #thousands: boolean;
+  /** Inside \text{...}: letter runs are words, however short. */
+  readonly #words: boolean;
+  #at = 0;
+  #spaced = false;
+
+  constructor(text: string, thousands: boolean, words: boolean) {
+    this.#text = text;
+    this.#thousands = thousands;
+    this.#words = words;
+  }
+
+  #push(kind: Token['kind'], text: string): void {
+    this.tokens.push({ kind, text, spaced: this.#spaced });
+    this.#spaced = false;
+  }
+
+  run(): Token[] {
+    const text = this.#text;
+    while (this.#at < text.length) {
+      const character = text[this.#at] as string;
+      if (isDigit(character) || (character === '.' && isDigit(text[this.#at + 1]))) this.#number();
+      else if (isLetter(character)) this.#letters();
+      else if (character === '\\') this.#command();
+      else {
+        this.#at++;
+        if (character === '$' || character === '"' || character === '`') continue;
+        if (character === '~' || character.trim() === '') this.#spaced = true;
+        else if (character === '*' && text[this.#at] === '*') {
+          this.#at++;
+          this.#push('symbol', '^');
+        } else this.#push('symbol', character);
+      }
+    }
+    return this.tokens;
+  }
+
+  #digits(): string {
+    const start = this.#at;
+    while (isDigit(this.#text[this.#at])) this.#at++;
+    return this.#text.slice(start, this.#at);
+  }
+
+  #number(): void {
+    const text = this.#text;
+    let number = this.#digits();
+    if (this.#thousands && number.length <= 3 && number !== '' && !number.startsWith('0')) {
+      for (
+        let length = separatorLength(text, this.#at);
+        length > 0;
+        length = separatorLength(text, this.#at)
+      ) {
+        this.#at += length;
+        number += this.#digits();
+      }
+    }
+    if (text[this.#at] === '.' && isDigit(text[this.#at + 1])) {
+      this.#at++;
+      number += `.${this.#digits()}`;
+    }
+    const next = text[this.#at];
+    if (next === 'e' || next === 'E') {
+      const sign = text[this.#at + 1] === '-' || text[this.#at + 1] === '+' ? 1 : 0;
+      if (isDigit(text[this.#at + 1 + sign])) {
+        const signText = text.slice(this.#at + 1, this.#at + 1 + sign);
+        this.#at += 1 + sign;
+        number += `e${signText}${this.#digits()}`;
+      }
+    }
+    this.#push('number', number.startsWith('.') ? `0${number}` : number);
+  }
+
+  #letters(): void {
+    const start = this.#at;
+    while (isLetter(this.#text[this.#at])) this.#at++;
+    const run = this.#text.slice(start, this.#at);
+    const name = plainNames[run.toLowerCase()];
+    if (run === 'and' || run === 'or') this.#push('symbol', ',');
+    else if (this.#words) this.#push('word', run);
+    else if (run.length === 1) this.#push('letter', run);
+    else if (name !== undefined && Object.hasOwn(plainNames, run.toLowerCase())) this.#push('command', name);
+    else if (run.length > 3 || shortWords.has(run)) this.#push('word', run);
+    else for (const letter of run) this.#push('letter', letter);
+  }
+
+  #command(): void {
+    const text = this.#text;
+    let end = this.#at + 1;
+    while (end < text.length && /[A-Za-z]/.test(text[end] as string)) end++;
+    const name = text.slice(this.#at + 1, end);
+    if (name === '') {
+      const escaped = text[this.#at + 1] ?? '';
+      this.#at += 2;
+      if (escaped === '\\') this.#push('symbol', '\\\\');
+      else if (escaped === '{' || escaped === '}') this.#push('symbol', `\\${escaped}`);
+      else if (escaped === '|' || escaped === '%' || escaped === '&' || escaped === '#')
+        this.#push('symbol', escaped);
+      else if (escaped === '_') this.#push('symbol', '_');
+      else if (escaped !== '!' && escaped !== '$') this.#spaced = true;
+      return;
+    }
+    this.#at = end;
+    if (spaces.has(name)) this.#spaced = true;
+    else if (name === 'left' || name === 'right') {
+      if (text[this.#at] === '.') this.#at++;
+    } else if (name === 'hspace' || name === 'vspace') this.#argument();
+    else if (textual.has(name)) this.#textual(name);
+    else if (name === 'begin' || name === 'end') this.#environment(name);
+    else if (!ignored.has(name)) {
+      const synonym = Object.hasOwn(synonyms, name) ? synonyms[name] : undefined;
+      const canonical = synonym ?? `\\${name}`;
+      this.#push(/^\\[A-Za-z]/.test(canonical) ? 'command' : 'symbol', canonical);
+    }
+  }
+
+  /** The content of the group that follows; empty where there is none. */
+  #argument(): string {
+    while (this.#text[this.#at] === ' ') this.#at++;
+    if (this.#text[this.#at] !== '{') return '';
+    const end = groupEnd(this.#text, this.#at);
+    const content = this.#text.slice(this.#at + 1, this.#text[end - 1] === '}' ? end - 1 : end);
+    this.#at = end;
+    return content;
+  }
+
+  #textual(name: string): void {
+    const content = this.#argument();
+    const mathLetter = (name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content);
+    if (mathLetter) this.#push('letter', content);
+    else if (name === 'operatorname' && /^[a-z]+$/.test(content)) this.#push('command', `\\${content}`);
+    else this.tokens.push(...new Tokenizer(content, this.#thousands, true).run());
+    this.#spaced = true;
+  }
+
+  #environment(command: string): void {
+    const name = this.#argument();
+    if (name === 'array' && command === 'begin') this.#argument();
+    this.#push('command', matrices.has(name) ? `\\${command}` : `\\${command}{${name}}`);
+  }
+}
+
+/** Tokens of an answer; undefined where it is too long to be one. */
+export function tokenize(text: string, { thousands = true }: TokenizeOptions = {}): Token[] | undefined {
+  if (text.length > maxAnswerLength) return undefined;
+  return new Tokenizer(foldUnicode(text), thousands, false).run();
+}
+
+/** One spelling for answers that differ only in white space, case of words and needless braces. */
+export function canonicalText(tokens: readonly Token[]): string {
+  const parts: string[] = [];
+  for (const { kind, text } of tokens) {
+    if (text === '}' && parts.at(-2) === '{') {
+      const only = parts.pop() as string;
+      parts[parts.length - 1] = only;
+    } else parts.push(kind === 'word' ? text.toLowerCase() : text);
+  }
+  return parts.join(' ');
+}
+
+const wrappers: readonly (readonly [string, string])[] = [
+  ['$$', '$$'],
+  ['$', '$'],
+  ['\\(', '\\)'],
+  ['\\[', '\\]'],
+  ['**', '**'],
+  ['__', '__'],
+  ['`', '`'],
+  ['"', '"'],
+  ['“', '”'],
+  ['*', '*'],
+];
+
+/** Removes what surrounds an answer: white space, math delimiters, emphasis, quotes, a final full stop. */
+export function trimAnswer(text: string): string {
+  let trimmed = text.trim();
+  for (let round = 0; round < 8; round++) {
+    const before = trimmed;
+    let end = trimmed.length;
+    while (end > 0 && '.,;:'.includes(trimmed[end - 1] as string) && trimmed[end - 2] !== '\\') end--;
+    trimmed = trimmed.slice(0, end).trim();
+    for (const [open, close] of wrappers) {
+      if (
+        trimmed.length <= open.length + close.length ||
+        !trimmed.startsWith(open) ||
+        !trimmed.endsWith(close)
+      )
+        continue;
+      const inner = trimmed.slice(open.length, trimmed.length - close.length);
+      if (!inner.includes(open) && !inner.includes(close)) trimmed = inner.trim();
+    }
+    if (trimmed === before) break;
+  }
+  return trimmed;
+}
+
+/** Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. */
+export function wordKey(text: string): string | undefined {
+  if (text.length > maxAnswerLength) return undefined;
+  const plain = foldUnicode(text)
+    .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
+    .replace(/\\(?:text|textbf|textit|mathrm|mbox)\b|[${}~]|\\[ ,;!]/g, ' ');
+  if (!/^[\p{L}\p{M}\d\s.,;:'"!?()&/-]+$/u.test(plain) || !/\p{L}\p{L}/u.test(plain)) return undefined;
+  const words = plain
+    .toLowerCase()
+    .replace(/'/g, '')
+    .split(/[^\p{L}\p{M}\d]+/u)
+    .filter((word) => word !== '' && word !== 'a' && word !== 'an' && word !== 'the');
+  return words.length === 0 ? undefined : words.join(' ');
+}
