@@ -12,9 +12,10 @@ namespace {
 
 // Moves a leaf's complete gradient into its fp32 sum.
 struct AddToSum : torch::autograd::PostAccumulateGradHook {
-  explicit AddToSum(at::Tensor& sum) : sum(sum) {}
+  AddToSum(at::Tensor& sum, std::function<void()> check) : sum(sum), check(std::move(check)) {}
 
   void operator()(const at::Tensor& leaf) override {
+    check();
     const at::NoGradGuard no_grad;
     at::Tensor gradient = std::move(leaf.mutable_grad());
     leaf.mutable_grad().reset();
@@ -26,17 +27,20 @@ struct AddToSum : torch::autograd::PostAccumulateGradHook {
   }
 
   at::Tensor& sum;
+  std::function<void()> check;
 };
 
 }  // namespace
 
 Gradients::Gradients(std::vector<at::Tensor> leaves) : leaves_(std::move(leaves)), sums_(leaves_.size()) {}
 
-Gradients::Recording::Recording(Gradients& gradients) : gradients_(gradients) {
+Gradients::Recording::Recording(Gradients& gradients, const std::function<void()>& check)
+    : gradients_(gradients) {
   for (size_t i = 0; i < gradients_.size(); ++i) {
     const at::Tensor& leaf = gradients_.leaves_[i];
     leaf.requires_grad_(true);
-    torch::autograd::impl::set_post_acc_grad_hooks(leaf, std::make_unique<AddToSum>(gradients_.sums_[i]));
+    torch::autograd::impl::set_post_acc_grad_hooks(leaf,
+                                                   std::make_unique<AddToSum>(gradients_.sums_[i], check));
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <vector>
 
 namespace cft {
@@ -15,10 +16,10 @@ class Gradients {
 
   // While it lives, the leaves require gradients and each backward adds to the sums as soon as a leaf's
   // gradient is complete, so that at most a few gradients exist beside the sums. Before and after, the leaves
-  // are plain tensors.
+  // are plain tensors. `check` runs before each addition; what it throws ends the backward.
   class Recording {
    public:
-    explicit Recording(Gradients& gradients);
+    Recording(Gradients& gradients, const std::function<void()>& check);
     ~Recording();
     Recording(const Recording&) = delete;
     Recording& operator=(const Recording&) = delete;

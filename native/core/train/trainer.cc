@@ -59,13 +59,23 @@ int64_t Trainer::trainable_parameters() const {
   return count;
 }
 
+void Trainer::check_interrupt() const {
+  if (interrupted_) throw Error("ERR_CFT_DISPOSED", "the trainer was disposed");
+}
+
+ForwardHooks Trainer::hooks(std::optional<uint64_t> dropout_counter) const {
+  ForwardHooks hooks = adapter_ ? adapter_->hooks(dropout_counter) : ForwardHooks{};
+  hooks.keys_values = [this](int64_t, const at::Tensor&, const at::Tensor&) { check_interrupt(); };
+  return hooks;
+}
+
 double Trainer::accumulate(const TrainBatch& batch) {
   check_batch(batch, model_.config());
   if (batch.selected.empty()) return 0;
   const DeviceBatch inputs(model_, batch);
-  const ForwardHooks hooks = adapter_ ? adapter_->hooks(batch.dropout_counter) : ForwardHooks{};
+  const ForwardHooks hooks = this->hooks(batch.dropout_counter);
   try {
-    const Gradients::Recording recording(gradients_);
+    const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
     at::Tensor hidden;
     {
       const at::AutoGradMode grad(true);
@@ -81,12 +91,12 @@ double Trainer::accumulate(const TrainBatch& batch) {
   }
 }
 
-StepResult Trainer::step(double learning_rate) {
+OptimizerStep Trainer::step(double learning_rate) {
   if (!std::isfinite(learning_rate) || learning_rate < 0) {
     throw Error("ERR_CFT_BAD_OPTION",
                 "learning rate is " + std::to_string(learning_rate) + ", expected a number of at least 0");
   }
-  StepResult result;
+  OptimizerStep result;
   result.grad_norm = gradients_.norm();
   result.applied = std::isfinite(result.grad_norm);
   if (result.applied) {
@@ -105,7 +115,7 @@ HeadScores Trainer::score(const TrainBatch& batch) const {
   if (batch.selected.empty()) return {};
   const at::NoGradGuard no_grad;
   const DeviceBatch inputs(model_, batch);
-  const ForwardHooks hooks = adapter_ ? adapter_->hooks(std::nullopt) : ForwardHooks{};
+  const ForwardHooks hooks = this->hooks(std::nullopt);
   const at::Tensor hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
   return head_scores(model_, hidden, inputs.targets, hooks);
 }
@@ -176,14 +186,14 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
   }
 
   const auto layout = optimizer_.state_layout();
+  std::vector<const TensorEntry*> wanted;
+  for (const auto& [name, like] : layout) wanted.push_back(&find(name, like));
   if (entries.size() != layout.size() + 1) {
     refuse_state(file, "it holds " + std::to_string(entries.size()) + " tensors, expected " +
                            std::to_string(layout.size() + 1) + "; it was saved by another configuration");
   }
   std::vector<at::Tensor> state;
-  for (const auto& [name, like] : layout) {
-    state.push_back(reader.read(find(name, like), like.scalar_type(), model_.device()));
-  }
+  for (const TensorEntry* entry : wanted) state.push_back(reader.read(*entry, entry->dtype, model_.device()));
   optimizer_.restore(state);
   gradients_.clear();
   if (!adapter_) model_.weights_changed();

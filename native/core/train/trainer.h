@@ -7,6 +7,7 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <optional>
 #include <string>
 #include <utility>
@@ -29,7 +30,7 @@ struct TrainerOptions {
   uint64_t seed = 0;         // of LoRA's initialisation and dropout
 };
 
-struct StepResult {
+struct OptimizerStep {
   double grad_norm = 0;  // before clipping
   bool applied = false;
 };
@@ -49,10 +50,14 @@ class Trainer {
 
   // One update from the accumulated gradients, which it clears; without any it is a step with a zero
   // gradient. Where a gradient is not finite nothing changes, and `applied` is false.
-  StepResult step(double learning_rate);
+  OptimizerStep step(double learning_rate);
 
   // nll and entropy of each selected position, forward only and without dropout. Weights are not read.
   HeadScores score(const TrainBatch& batch) const;
+
+  // From any thread: accumulate() and score() under way fail at the next layer with Error ERR_CFT_DISPOSED,
+  // and so do later ones.
+  void interrupt() { interrupted_ = true; }
 
   // Hugging Face names, or PEFT's for LoRA.
   std::vector<std::string> parameter_names() const;
@@ -73,12 +78,15 @@ class Trainer {
  private:
   const std::vector<std::pair<std::string, at::Tensor>>& parameters() const;
   std::vector<std::pair<const char*, double>> configuration() const;
+  ForwardHooks hooks(std::optional<uint64_t> dropout_counter) const;
+  void check_interrupt() const;
 
   Model& model_;
   TrainerOptions options_;
   std::optional<Adapter> adapter_;
   Gradients gradients_;
   AdamW optimizer_;
+  std::atomic<bool> interrupted_{false};
 };
 
 }  // namespace cft
