@@ -7,10 +7,11 @@
  * before, on timing or on an interruption, even where the arithmetic depends on the batch.
  */
 import { CftError } from '../errors.js';
+import type { Rollout } from '../model/rollouts.js';
 import type { NativeBranch, NativeTrunk } from '../native/binding.js';
 import type { AlternativeRecord, AnnotationRecord, Question } from '../types.js';
 import type { Judge, Judgement } from './judge.js';
-import { type DecodedResponse, type EngineDriver, type RolloutModel, textOf } from './rollout-model.js';
+import { type EngineDriver, type RolloutModel, textOf } from './rollout-model.js';
 import { positionWeight, type Rule, type TruncatedRule, triesEverything } from './rules.js';
 
 /** The options that decide what is decoded and how it counts. */
@@ -37,7 +38,7 @@ export interface AnnotatedResponse {
 }
 
 /** A counterfactual response before its verdict. */
-interface Rollout {
+interface Counterfactual {
   position: number;
   rank: number;
   /** Tokens after the alternative, without the end token. */
@@ -65,7 +66,7 @@ export class ResponseAnnotator {
   readonly #settings: AnnotationSettings;
   readonly #question: Question;
   readonly #prompt: Int32Array;
-  readonly #response: DecodedResponse;
+  readonly #response: Rollout;
   /** Positions that are perturbed: the response, and with `includeEos` its end token. */
   readonly #positions: Int32Array;
   readonly #budget: number;
@@ -82,7 +83,7 @@ export class ResponseAnnotator {
     settings: AnnotationSettings;
     question: Question;
     prompt: Int32Array;
-    response: DecodedResponse;
+    response: Rollout;
     budget: number;
     onVerdict: () => void;
   }) {
@@ -150,7 +151,7 @@ export class ResponseAnnotator {
     }
     let underWay = 0;
     while (wanted.length > 0 || underWay > 0) {
-      const done: Rollout[] = [];
+      const done: Counterfactual[] = [];
       const branches: NativeBranch[] = [];
       for (const { position, rank } of wanted) {
         const token = this.#token(position, rank);
@@ -200,7 +201,12 @@ export class ResponseAnnotator {
     return position * this.#settings.k + rank - 1;
   }
 
-  async #judgeRollout({ position, rank, continuation, ended }: Rollout): Promise<Judgement['verdict']> {
+  async #judgeRollout({
+    position,
+    rank,
+    continuation,
+    ended,
+  }: Counterfactual): Promise<Judgement['verdict']> {
     const { keepRollouts } = this.#settings;
     const { endTokenIds } = this.#model;
     const token = this.#token(position, rank);

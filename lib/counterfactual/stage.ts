@@ -7,17 +7,12 @@ import { existsSync } from 'node:fs';
 import { readAnnotations, readAnnotationsMeta } from '../data/annotations.js';
 import { CftError } from '../errors.js';
 import { appendLines, recoverJsonLines, writeFileAtomic, writeLinesAtomic } from '../files.js';
+import { type Rollout, runRollouts } from '../model/rollouts.js';
 import type { AnnotationRecord, AnnotationsMeta, Question, ResponseRecord } from '../types.js';
 import { type Emit, Progress } from './events.js';
 import { Journal } from './journal.js';
 import { type DetailedVerifier, Judge, type Judgement } from './judge.js';
-import {
-  type DecodedResponse,
-  decodeResponses,
-  EngineDriver,
-  type RolloutModel,
-  textOf,
-} from './rollout-model.js';
+import { EngineDriver, type RolloutModel, textOf } from './rollout-model.js';
 import { type AnnotationSettings, ResponseAnnotator } from './rollouts.js';
 import {
   type AnnotationOrigin,
@@ -109,44 +104,54 @@ class AnnotationStage {
     return this.#finish();
   }
 
-  #driver(progress: Progress): EngineDriver {
-    const { model, maxBranches, signal } = this.#options;
-    return new EngineDriver(model.createEngine({ maxBranches }), {
-      signal,
-      onTokens: (count) => progress.addTokens(count),
-    });
-  }
-
   /** Greedy responses and their verdicts, in chunks that depend on the index alone. */
   async #trunks(): Promise<void> {
-    const { questions, maxBranches, file } = this.#options;
+    const { model, questions, maxBranches, signal } = this.#options;
     const total = questions.length;
     const progress = new Progress('trunks', total, this.#emit);
     if (this.#responses.length === total) return;
-    using driver = this.#driver(progress);
-    let first = Math.floor(this.#responses.length / maxBranches) * maxBranches;
-    for (; first < total; first += maxBranches) {
-      progress.at(first, first / total);
-      const chunk = this.#prompts.slice(first, first + maxBranches);
-      const decoded = await decodeResponses(
-        driver,
-        chunk.map(({ tokenIds }) => tokenIds),
-        chunk.map(({ budget }) => budget),
-        (finished) => progress.at(first + finished, (first + finished) / total),
-      );
-      const judged = await Promise.all(decoded.map((response, i) => this.#judgeTrunk(first + i, response)));
-      // A crash of the machine may have kept a part of the chunk.
-      const fresh = judged.slice(this.#responses.length - first);
-      appendLines(
-        file(responsesName),
-        fresh.map((record) => JSON.stringify(record)),
-      );
-      for (const record of fresh) this.#tellTrunk(this.#responses.push(record) - 1, record);
-      this.#journal.addTime('trunks');
+    const engine = model.createEngine({ maxBranches });
+    try {
+      for (let first = Math.floor(this.#responses.length / maxBranches) * maxBranches; first < total; ) {
+        progress.at(first, first / total);
+        const chunk = this.#prompts.slice(first, first + maxBranches);
+        let finished = first;
+        const decoded = await runRollouts(
+          engine,
+          chunk.map(({ tokenIds, budget }) => ({ tokenIds, branches: [{ maxNewTokens: budget }] })),
+          {
+            maxBranches,
+            signal,
+            onFinished: (_request, _branch, { tokenIds }) => {
+              progress.addTokens(tokenIds.length);
+              progress.at(++finished, finished / total);
+            },
+          },
+        );
+        await this.#addResponses(
+          first,
+          decoded.map(([response]) => response!),
+        );
+        first += chunk.length;
+      }
+    } finally {
+      engine.dispose();
     }
   }
 
-  async #judgeTrunk(index: number, { tokenIds, endTokenId }: DecodedResponse): Promise<ResponseRecord> {
+  /** Judges a chunk and appends what the file does not hold yet: a crash of the machine may have kept a part. */
+  async #addResponses(first: number, decoded: readonly Rollout[]): Promise<void> {
+    const judged = await Promise.all(decoded.map((response, i) => this.#judgeTrunk(first + i, response)));
+    const fresh = judged.slice(this.#responses.length - first);
+    appendLines(
+      this.#options.file(responsesName),
+      fresh.map((record) => JSON.stringify(record)),
+    );
+    for (const record of fresh) this.#tellTrunk(this.#responses.push(record) - 1, record);
+    this.#journal.addTime('trunks');
+  }
+
+  async #judgeTrunk(index: number, { tokenIds, endTokenId }: Rollout): Promise<ResponseRecord> {
     const question = this.#options.questions[index]!;
     const text = textOf(this.#options.model, tokenIds);
     const judgement: Judgement =
@@ -193,7 +198,11 @@ class AnnotationStage {
     const totalWork = work(correct);
     let doneWork = totalWork - work(left);
     let done = correct.length - left.length;
-    using driver = this.#driver(progress);
+    const { model, maxBranches, signal } = this.#options;
+    using driver = new EngineDriver(model.createEngine({ maxBranches }), {
+      signal,
+      onTokens: (count) => progress.addTokens(count),
+    });
     for (const index of left) {
       progress.at(done, doneWork / totalWork);
       const most = this.#responses[index]!.response_token_ids.length * (this.#options.settings.k - 1);
