@@ -40,7 +40,7 @@ export const isAdapterFolder = (folder: string): boolean => isFile(join(folder, 
 export function readAdapterConfig(folder: string): AdapterConfig {
   const place = join(folder, 'adapter_config.json');
   const json: JsonObject = readJsonObject(place, 'ERR_CFT_BAD_MODEL');
-  const fields = new Fields(json, place);
+  const fields: Fields = new Fields(json, place);
   const unsupported = (name: string): never => {
     throw new CftError(
       'ERR_CFT_UNSUPPORTED_MODEL',
