@@ -1,0 +1,210 @@
+/** `annotate`: from a model and questions to a run folder with trunks, verdicts and critical tokens. */
+import { type QuestionSource, readQuestions } from '../data/questions.js';
+import { CftError } from '../errors.js';
+import { loadModel } from '../model/load.js';
+import { defaultBranches, Model } from '../model/model.js';
+import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
+import { embeddedPreset } from '../preset.js';
+import { Run } from '../run.js';
+import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
+import type { Question, Verifier } from '../types.js';
+import { createVerifier } from '../verify/verifier.js';
+import type { AnnotateEvent, Emit } from './events.js';
+import type { DetailedVerifier } from './judge.js';
+import { checkRule, type Rule, type TruncatedRule } from './rules.js';
+import {
+  type AnnotateResult,
+  type AnnotationStageOptions,
+  finishedAnnotations,
+  runAnnotationStage,
+} from './stage.js';
+
+export interface AnnotateOptions extends Omit<GivenOptions<'annotate'>, 'model' | 'data' | 'verifier'> {
+  /** A loaded model, which stays loaded, or what loadModel takes. */
+  model?: Model | string | undefined;
+  /** A path, or the questions themselves. */
+  data?: QuestionSource | undefined;
+  verifier?: string | Verifier | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** The options that annotation reads, as `annotate` and `train` resolve them. */
+export type AnnotationOptions = Pick<
+  ResolvedOptions<'annotate'>,
+  | 'maxNewTokens'
+  | 'k'
+  | 'complete'
+  | 'rule'
+  | 'includeEos'
+  | 'truncated'
+  | 'minAlternativeProb'
+  | 'waves'
+  | 'keepRollouts'
+  | 'maxConcurrency'
+  | 'system'
+  | 'userTemplate'
+  | 'verifier'
+>;
+
+/** What the annotation stage needs, from a loaded model and resolved options. */
+export async function annotationStageOptions({
+  model,
+  questions,
+  options,
+  verifier,
+  folder,
+  signal,
+}: {
+  model: Model;
+  questions: readonly Question[];
+  options: AnnotationOptions;
+  verifier: DetailedVerifier;
+  folder: RunFolder;
+  signal?: AbortSignal | undefined;
+}): Promise<AnnotationStageOptions> {
+  const maxBranches =
+    options.maxConcurrency === 'auto' ? defaultBranches(model.device) : options.maxConcurrency;
+  const { maxConcurrency: _, verifier: verifierName, ...given } = options;
+  const settings = {
+    maxNewTokens: given.maxNewTokens,
+    k: given.k,
+    complete: given.complete,
+    rule: given.rule as Rule,
+    includeEos: given.includeEos,
+    truncated: given.truncated as TruncatedRule,
+    minAlternativeProb: given.minAlternativeProb,
+    waves: given.waves,
+    keepRollouts: given.keepRollouts,
+    system: given.system,
+    userTemplate: given.userTemplate,
+  };
+  return {
+    model,
+    questions,
+    verifier,
+    settings,
+    maxBranches,
+    file: (name) => folder.file(name),
+    origin: {
+      model: {
+        name: model.name,
+        weightsSha256: await model.weightsSha256(),
+        tokenizerSha256: model.tokenizerSha256(),
+      },
+      options: { ...settings, maxConcurrency: maxBranches, verifier: verifierName },
+      libtorch: model.addon.info().libtorch,
+      device: model.device,
+    },
+    signal,
+  };
+}
+
+/** Options as resolved; what was handed over in memory goes by a name. */
+function resolve({
+  model,
+  data,
+  verifier,
+  signal: _,
+  ...rest
+}: AnnotateOptions): ResolvedOptions<'annotate'> {
+  const options = resolveOptions(
+    'annotate',
+    {
+      ...rest,
+      model: model instanceof Model ? model.name : model,
+      ...(typeof data === 'string' ? { data } : {}),
+      ...(typeof verifier === 'string' ? { verifier } : {}),
+    },
+    { defaults: model === undefined || model === 'embedded' ? embeddedPreset('annotate') : {} },
+  );
+  checkRule(options);
+  if (options.resume && options.output === undefined) {
+    throw new CftError('ERR_CFT_BAD_OPTION', 'resume (--resume): expected the run folder as well (--output)');
+  }
+  return typeof verifier === 'function' ? { ...options, verifier: 'function' } : options;
+}
+
+async function work(given: AnnotateOptions, emit: Emit): Promise<AnnotateResult> {
+  const { signal } = given;
+  signal?.throwIfAborted();
+  const options = resolve(given);
+  const source = given.data ?? options.data;
+  if (source === undefined) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      'data (--data): expected a file of questions (.jsonl, .json, .csv or .parquet), found none',
+    );
+  }
+  const verifier = await createVerifier(given.verifier ?? options.verifier);
+  using folder = RunFolder.open(options.output ?? defaultRunFolder(), { resume: options.resume });
+  const questions = await readQuestions(source, {
+    questionField: options.questionField,
+    answerField: options.answerField,
+    limit: options.limit,
+    signal,
+  });
+  const loaded =
+    given.model instanceof Model
+      ? undefined
+      : await loadModel(options.model, { ...loadOptions(options), signal });
+  try {
+    const model = loaded ?? (given.model as Model);
+    const stage = await annotationStageOptions({ model, questions, options, verifier, folder, signal });
+    folder.begin({
+      command: 'annotate',
+      options: { ...options },
+      seed: options.seed,
+      device: model.device,
+      dtype: model.dtype,
+      model: stage.origin.model,
+      data: {
+        name: typeof source === 'string' ? source : 'in memory',
+        sha256: hashQuestions(questions),
+        questions: questions.length,
+      },
+      libtorch: stage.origin.libtorch,
+    });
+    if (folder.finished && (await finishedAnnotations(stage.file)) === undefined) {
+      throw new CftError(
+        'ERR_CFT_BAD_OUTPUT',
+        `${folder.path}: expected the files of a finished run (run.json says "done"), found some missing; choose ` +
+          'another --output',
+      );
+    }
+    try {
+      const result = await runAnnotationStage(stage, emit);
+      folder.end('done');
+      return result;
+    } catch (error) {
+      endBadly(folder, error, signal);
+      throw error;
+    }
+  } finally {
+    await loaded?.[Symbol.asyncDispose]();
+  }
+}
+
+const loadOptions = ({ device, dtype, threads, revision }: ResolvedOptions<'annotate'>) => ({
+  device,
+  dtype: dtype as 'auto' | 'float32' | 'bfloat16',
+  threads,
+  revision,
+});
+
+/** Records the end of a run that did not reach it; the error itself matters more than that this may fail too. */
+function endBadly(folder: RunFolder, error: unknown, signal: AbortSignal | undefined): void {
+  try {
+    folder.end(signal?.aborted ? 'interrupted' : 'failed', error);
+  } catch {
+    // A full disk, most likely; run.json then still says "running", and --resume takes it the same.
+  }
+}
+
+/**
+ * Annotates questions with a model: its greedy response to each, the verdicts, and for the correct ones which tokens
+ * are critical. Everything lands in the run folder; see docs/method.md for the method.
+ * @throws (as the run's rejection) CftError; the signal's reason when it is aborted, with what was done on disk.
+ */
+export function annotate(options: AnnotateOptions = {}): Run<AnnotateEvent, AnnotateResult> {
+  return new Run((emit) => work(options, emit));
+}
