@@ -51,12 +51,32 @@ export function sourceHash(root = packageRoot) {
  * @param {string} sources
  */
 export function addonKey(libtorch, flavour, sources) {
-  return `${process.platform}-${process.arch}-libtorch${libtorch}-${flavour}-napi${napiVersion}-${sources}`;
+  return `libtorch${libtorch}-${flavour}-napi${napiVersion}-${sources}`;
 }
 
-/** Folders that hold built addons, each in a folder named by its key. */
+/** Folders that hold built addons, each in a folder named by its key: the package's own, then the cache. */
 export function addonFolders(env = process.env) {
   return [join(packageRoot, 'build', 'addon'), join(cacheFolder(env), 'addon')];
+}
+
+/** Binaries that came with the package, made by `npm run prebuild`. */
+export function prebuiltBinary(/** @type {string} */ key) {
+  return join(packageRoot, 'prebuilds', `${process.platform}-${process.arch}`, `${key}.node`);
+}
+
+/**
+ * The built addon in `folder`, or null where it is incomplete or its libtorch is gone.
+ * @param {string} folder
+ * @returns {BuiltAddon | null}
+ */
+export function readAddon(folder) {
+  const binary = join(folder, binaryName);
+  if (!existsSync(binary) || !existsSync(join(folder, 'torch-lib', 'libtorch_cpu.so'))) return null;
+  try {
+    return { ...JSON.parse(readFileSync(join(folder, 'addon.json'), 'utf8')), folder, binary };
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -66,20 +86,13 @@ export function addonFolders(env = process.env) {
  * @returns {BuiltAddon[]}
  */
 export function builtAddons(env = process.env, sources = sourceHash()) {
-  /** @type {BuiltAddon[]} */
-  const found = [];
-  for (const folder of addonFolders(env)) {
-    if (!existsSync(folder)) continue;
-    for (const name of readdirSync(folder)) {
-      const manifest = join(folder, name, 'addon.json');
-      const binary = join(folder, name, binaryName);
-      if (!name.endsWith(`-napi${napiVersion}-${sources}`) || !existsSync(manifest) || !existsSync(binary))
-        continue;
-      /** @type {AddonManifest} */
-      const facts = JSON.parse(readFileSync(manifest, 'utf8'));
-      if (existsSync(join(folder, name, 'torch-lib', 'libtorch_cpu.so')))
-        found.push({ ...facts, folder: join(folder, name), binary });
-    }
-  }
-  return found;
+  const suffix = `-napi${napiVersion}-${sources}`;
+  return addonFolders(env)
+    .filter((folder) => existsSync(folder))
+    .flatMap((folder) =>
+      readdirSync(folder)
+        .filter((name) => name.endsWith(suffix))
+        .map((name) => readAddon(join(folder, name))),
+    )
+    .filter((addon) => addon !== null);
 }

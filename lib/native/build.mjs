@@ -1,56 +1,193 @@
 // @ts-check
-// Builds the addon with cmake-js into a folder named by its key, under a lock, and does nothing where it exists.
+// Builds the addon with cmake-js into a folder named by its key, under a lock, and does nothing where it exists. Beside
+// the binary lies `torch-lib`, a link to libtorch's library folder: the binary finds libtorch through it, so that no path
+// of the building machine is in the binary and a prebuilt one only needs the link.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, totalmem } from 'node:os';
-import { join } from 'node:path';
-import { addonFolders, addonKey, binaryName, napiVersion, packageRoot, sourceHash } from './addon.mjs';
-import { findLibtorch } from './libtorch.mjs';
+import { dirname, join } from 'node:path';
+import {
+  addonFolders,
+  addonKey,
+  binaryName,
+  napiVersion,
+  packageRoot,
+  prebuiltBinary,
+  readAddon,
+  sourceHash,
+} from './addon.mjs';
+import { fetchLibtorch } from './fetch.mjs';
+import { defaultVersion, findLibtorch, inspectLibtorch, SetupError } from './libtorch.mjs';
+import { withLock } from './lock.mjs';
 
 /** @typedef {import('./addon.mjs').Flavour} Flavour */
+/** @typedef {import('./addon.mjs').BuiltAddon} BuiltAddon */
+/** @typedef {import('./libtorch.mjs').Libtorch} Libtorch */
+/** @typedef {(line: string) => void} Log */
 
 /**
- * @param {{ flavour: Flavour, tests?: boolean, env?: NodeJS.ProcessEnv, log: (line: string) => void }} options
+ * @param {string} program
+ * @param {NodeJS.ProcessEnv} env
  */
-export async function buildAddon({ flavour, tests = false, env = process.env, log }) {
-  const { found, skipped } = findLibtorch(env);
-  for (const line of skipped) log(line);
-  if (!found) throw new Error('no libtorch found');
-  log(`libtorch ${found.version} from ${found.source}: ${found.root}`);
-  const sources = sourceHash();
-  const key = addonKey(found.version, flavour, sources);
-  const folder = join(/** @type {string} */ (addonFolders(env)[0]), key);
-  const binary = join(folder, binaryName);
-  if (!tests && existsSync(binary)) return { binary, fresh: false };
-  const out = join(packageRoot, 'build', 'cmake', `${flavour}-${found.version}`);
-  const require = createRequire(import.meta.url);
-  const cli = require.resolve('cmake-js/bin/cmake-js');
-  const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 31)));
-  const defines = { CFT_TORCH_ROOT: found.root, CFT_FLAVOUR: flavour };
-  const common = ['--out', out, ...Object.entries(defines).map(([name, value]) => `--CD${name}=${value}`)];
-  for (const args of [
-    ['configure', ...common],
-    ['build', ...common, '--parallel', String(jobs)],
-    ...(tests ? [['build', ...common, '--parallel', String(jobs), '--target', 'cft_tests']] : []),
-  ]) {
-    const run = spawnSync(process.execPath, [cli, ...args], { cwd: packageRoot, stdio: 'inherit', env });
-    if (run.status !== 0) throw new Error(`cmake-js ${args[0]} failed with status ${run.status}`);
+function runs(program, env) {
+  return spawnSync(program, ['--version'], { env, stdio: 'ignore' }).status === 0;
+}
+
+/**
+ * @param {Flavour} flavour
+ * @param {NodeJS.ProcessEnv} env
+ */
+function requireToolchain(flavour, env) {
+  const missing = [];
+  if (process.platform !== 'linux')
+    throw new SetupError(`cft-native builds on Linux only; this is ${process.platform}`);
+  if (!runs('cmake', env))
+    missing.push('CMake 3.18 or newer (Debian: apt install cmake; or python3 -m pip install cmake)');
+  if (![env.CXX, 'c++', 'g++', 'clang++'].some((name) => name && runs(name, env)))
+    missing.push('a C++20 compiler (Debian: apt install g++)');
+  if (!['ninja', 'make'].some((name) => runs(name, env)))
+    missing.push('make or ninja (Debian: apt install make)');
+  if (flavour === 'cuda' && !runs('nvcc', env)) missing.push("CUDA's compiler nvcc 13.0 on the PATH");
+  if (missing.length > 0) throw new SetupError(`the addon cannot be built; missing: ${missing.join('; ')}`);
+}
+
+/** Builds go into the package; where it is read-only (a global install), into the cache. */
+function placeOf(/** @type {NodeJS.ProcessEnv} */ env) {
+  const [own, cache] = /** @type {[string, string]} */ (addonFolders(env));
+  try {
+    mkdirSync(own, { recursive: true });
+    accessSync(own, constants.W_OK);
+    return own;
+  } catch {
+    mkdirSync(cache, { recursive: true });
+    return cache;
   }
+}
+
+/**
+ * Runs one cmake-js command with its output on stderr.
+ * @param {string[]} args
+ * @param {NodeJS.ProcessEnv} env
+ */
+function cmakeJs(args, env) {
+  const cli = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
+  const run = spawnSync(process.execPath, [cli, ...args], { cwd: packageRoot, stdio: ['ignore', 2, 2], env });
+  if (run.status !== 0)
+    throw new SetupError(
+      `cmake-js ${args[0]} failed (status ${run.status ?? run.signal}); its output is above`,
+    );
+}
+
+/**
+ * Compiles and returns the binary's path in the CMake folder.
+ * @param {Libtorch} libtorch
+ * @param {Flavour} flavour
+ * @param {{ targets: string[], place: string, env: NodeJS.ProcessEnv }} options
+ */
+function compile(libtorch, flavour, { targets, place, env }) {
+  const out = join(dirname(place), 'cmake', `${flavour}-${libtorch.version}`);
+  // A file of ours needs up to 2 GB to compile.
+  const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 31)));
+  const defines = [`--CDCFT_TORCH_ROOT=${libtorch.root}`, `--CDCFT_FLAVOUR=${flavour}`];
+  const common = ['--log-level', 'warn', '--out', out, ...defines];
+  cmakeJs(['configure', ...common], env);
+  for (const target of targets)
+    cmakeJs(['build', ...common, '--parallel', String(jobs), '--target', target], env);
+  return join(out, 'Release', binaryName);
+}
+
+/**
+ * Puts a binary into its folder as a whole, and drops what was built there from older sources.
+ * @param {string} place
+ * @param {string} key
+ * @param {string} binary
+ * @param {Libtorch} libtorch
+ * @param {Flavour} flavour
+ * @param {string} sources
+ */
+function install(place, key, binary, libtorch, flavour, sources) {
+  const folder = join(place, key);
   const temporary = `${folder}.${process.pid}.tmp`;
   mkdirSync(temporary, { recursive: true });
-  copyFileSync(join(out, 'Release', binaryName), join(temporary, binaryName));
-  symlinkSync(join(found.root, 'lib'), join(temporary, 'torch-lib'));
+  copyFileSync(binary, join(temporary, binaryName));
+  symlinkSync(join(libtorch.root, 'lib'), join(temporary, 'torch-lib'));
+  /** @type {import('./addon.mjs').AddonManifest} */
   const manifest = {
     key,
-    libtorch: found.version,
+    libtorch: libtorch.fullVersion,
     flavour,
     napi: napiVersion,
     sources,
-    torch_root: found.root,
+    torch_root: libtorch.root,
   };
   writeFileSync(join(temporary, 'addon.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   rmSync(folder, { recursive: true, force: true });
   renameSync(temporary, folder);
-  return { binary, fresh: true };
+  const others = addonKey(libtorch.version, flavour, '');
+  for (const name of readdirSync(place))
+    if (name.startsWith(others) && name !== key) rmSync(join(place, name), { recursive: true, force: true });
+}
+
+/**
+ * Finds libtorch, or fetches it.
+ * @param {{ flavour: Flavour, env: NodeJS.ProcessEnv, log: Log }} options
+ * @returns {Promise<Libtorch>}
+ */
+export async function obtainLibtorch({ flavour, env, log }) {
+  const { found, skipped } = findLibtorch(env, flavour);
+  for (const line of skipped) log(line);
+  if (found) return found;
+  const version = flavour === 'cuda' ? defaultCudaVersion : defaultVersion;
+  const root = await fetchLibtorch({ version, flavour, env, log });
+  const seen = inspectLibtorch(root, flavour);
+  if ('problem' in seen) throw new SetupError(seen.problem);
+  return { root, source: 'cache', ...seen };
+}
+
+/** What is fetched for the CUDA flavour. */
+export const defaultCudaVersion = '2.14.1';
+
+/**
+ * Makes sure that the addon of the present sources exists for `flavour` and returns it. `tests` also builds the C++
+ * tests; `rebuilt` tells whether anything was done.
+ * @param {{ flavour: Flavour, tests?: boolean, env?: NodeJS.ProcessEnv, log: Log }} options
+ * @returns {Promise<{ addon: BuiltAddon, rebuilt: boolean }>}
+ */
+export async function buildAddon({ flavour, tests = false, env = process.env, log }) {
+  const libtorch = await obtainLibtorch({ flavour, env, log });
+  log(`libtorch ${libtorch.fullVersion} (${libtorch.source}): ${libtorch.root}`);
+  const place = placeOf(env);
+  const sources = sourceHash();
+  const key = addonKey(libtorch.version, flavour, sources);
+  const present = () => {
+    const addon = readAddon(join(place, key));
+    return addon?.torch_root === libtorch.root ? addon : null;
+  };
+  const before = tests ? null : present();
+  if (before) return { addon: before, rebuilt: false };
+  return withLock(join(place, '.lock'), log, async () => {
+    const meanwhile = present();
+    const prebuilt = prebuiltBinary(key);
+    if (tests || !(meanwhile || existsSync(prebuilt))) requireToolchain(flavour, env);
+    const targets = [
+      ...(tests ? ['cft_tests'] : []),
+      ...(meanwhile || existsSync(prebuilt) ? [] : ['cft_native']),
+    ];
+    const compiled = targets.length > 0 ? compile(libtorch, flavour, { targets, place, env }) : prebuilt;
+    if (!meanwhile)
+      install(place, key, existsSync(prebuilt) ? prebuilt : compiled, libtorch, flavour, sources);
+    return { addon: /** @type {BuiltAddon} */ (present()), rebuilt: !meanwhile };
+  });
 }

@@ -1,13 +1,19 @@
 // @ts-check
 // Where libtorch is: CFT_TORCH_ROOT, then Python's torch, then the cache. Plain JavaScript because the build scripts
 // need it before TypeScript is compiled; the loader, doctor and setup import the same file.
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-/** @typedef {{ root: string, version: string, source: 'CFT_TORCH_ROOT' | 'python' | 'cache', cuda: string | null }} Libtorch */
-/** @typedef {{ found: Libtorch | null, skipped: string[] }} Search */
+/** @typedef {import('./addon.mjs').Flavour} Flavour */
+/** @typedef {{ version: string, fullVersion: string, cuda: string | null }} LibtorchFacts */
+/** @typedef {LibtorchFacts & { root: string, source: 'CFT_TORCH_ROOT' | 'python' | 'cache' }} Libtorch */
+
+/** A set-up that cannot go on; the message holds the remedy. Carries a code of lib/errors.ts. */
+export class SetupError extends Error {
+  code = 'ERR_CFT_NOT_BUILT';
+}
 
 /** What pip fetches where none is found. */
 export const defaultVersion = '2.13.0';
@@ -40,24 +46,27 @@ function readIfThere(path) {
 /**
  * Looks at one folder. A libtorch archive has `build-version`, Python's torch has `version.py`.
  * @param {string} root
- * @returns {{ version: string, cuda: string | null } | { problem: string }}
+ * @param {Flavour} [flavour]
+ * @returns {LibtorchFacts | { problem: string }}
  */
-export function inspectLibtorch(root) {
+export function inspectLibtorch(root, flavour = 'cpu') {
   if (!existsSync(root)) return { problem: `${root} does not exist` };
   const python = readIfThere(join(root, 'version.py'));
-  const text =
+  const fullVersion =
     python?.match(/^__version__ = '([^']+)'/m)?.[1] ?? readIfThere(join(root, 'build-version'))?.trim();
-  if (!text)
+  if (!fullVersion)
     return { problem: `${root} has neither version.py nor build-version: not a libtorch or torch folder` };
-  const version = text.replace(/\+.*/, '');
+  const version = fullVersion.replace(/\+.*/, '');
   if (!isSupported(version))
     return { problem: `${root} is torch ${version}; supported are ${supportedVersions}` };
-  for (const part of ['include/ATen/ATen.h', 'lib/libtorch_cpu.so', 'lib/libc10.so'])
-    if (!existsSync(join(root, part))) return { problem: `${root} (torch ${version}) lacks ${part}` };
+  const libraries = ['lib/libc10.so', 'lib/libtorch_cpu.so'];
+  if (flavour === 'cuda') libraries.push('lib/libc10_cuda.so', 'lib/libtorch_cuda.so');
+  for (const part of ['include/ATen/ATen.h', ...libraries])
+    if (!existsSync(join(root, part))) return { problem: `${root} (torch ${fullVersion}) lacks ${part}` };
   const cuda = existsSync(join(root, 'lib/libtorch_cuda.so'))
-    ? (python?.match(/^cuda[^=]*= '([^']+)'/m)?.[1] ?? 'yes')
+    ? (python?.match(/^cuda[^=]*= '([^']+)'/m)?.[1] ?? 'of unknown version')
     : null;
-  return { version, cuda };
+  return { version, fullVersion, cuda };
 }
 
 /**
@@ -66,55 +75,62 @@ export function inspectLibtorch(root) {
  */
 function pythonTorch(env) {
   const code =
-    'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s and s.submodule_search_locations else "")';
-  try {
-    const out = execFileSync('python3', ['-c', code], {
-      env,
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    });
-    return out.trim() || null;
-  } catch {
-    return null;
-  }
+    'import importlib.util as u; s = u.find_spec("torch"); print(*(s and s.submodule_search_locations or [])[:1])';
+  const run = spawnSync('python3', ['-c', code], {
+    env,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  return run.stdout?.trim() || null;
 }
 
 /**
- * libtorch folders that were fetched earlier, the default version first.
- * @param {string} cache
+ * libtorch folders that were fetched earlier (named `<version>-<flavour>`), the default version first. What was fetched
+ * for CUDA serves the CPU flavour too.
+ * @param {NodeJS.ProcessEnv} env
+ * @param {Flavour} flavour
  */
-function cached(cache) {
-  const folder = join(cache, 'libtorch');
-  const names = existsSync(folder) ? readdirSync(folder).filter((name) => /^\d+\.\d+\.\d+$/.test(name)) : [];
-  names.sort((a, b) => Number(b === defaultVersion) - Number(a === defaultVersion) || (a < b ? 1 : -1));
-  return names.map((name) => join(folder, name, 'torch'));
+function cached(env, flavour) {
+  const folder = join(cacheFolder(env), 'libtorch');
+  const names = existsSync(folder) ? readdirSync(folder) : [];
+  const suffix = flavour === 'cuda' ? /^\d.*-cuda$/ : /^\d.*-(cpu|cuda)$/;
+  const rank = (/** @type {string} */ name) => Number(!name.startsWith(defaultVersion));
+  return names
+    .filter((name) => suffix.test(name))
+    .sort((a, b) => rank(a) - rank(b) || (a < b ? 1 : -1))
+    .map((name) => join(folder, name, 'torch'));
 }
 
 /**
- * Finds a usable libtorch. A bad CFT_TORCH_ROOT throws; the other places are skipped with a word in `skipped`.
+ * Finds a usable libtorch. A CFT_TORCH_ROOT that cannot serve throws; the other places are skipped with a word.
  * @param {NodeJS.ProcessEnv} [env]
- * @returns {Search}
+ * @param {Flavour} [flavour]
+ * @returns {{ found: Libtorch | null, skipped: string[] }}
  */
-export function findLibtorch(env = process.env) {
+export function findLibtorch(env = process.env, flavour = 'cpu') {
   /** @type {string[]} */
   const skipped = [];
   if (env.CFT_TORCH_ROOT) {
-    const root = realpathSync(resolve(env.CFT_TORCH_ROOT));
-    const seen = inspectLibtorch(root);
-    if ('problem' in seen) throw new Error(`CFT_TORCH_ROOT: ${seen.problem}`);
-    return { found: { root, source: 'CFT_TORCH_ROOT', ...seen }, skipped };
+    const root = resolve(env.CFT_TORCH_ROOT);
+    const seen = inspectLibtorch(root, flavour);
+    if ('problem' in seen)
+      throw new SetupError(
+        `CFT_TORCH_ROOT: ${seen.problem}. Point it at a libtorch or torch folder, or unset it.`,
+      );
+    return { found: { root: realpathSync(root), source: 'CFT_TORCH_ROOT', ...seen }, skipped };
   }
-  const places = [
-    () => [['python', pythonTorch(env)]],
-    () => cached(cacheFolder(env)).map((root) => ['cache', root]),
-  ];
-  for (const place of places)
-    for (const [source, root] of place()) {
-      if (!root || !source) continue;
-      const seen = inspectLibtorch(root);
-      if ('problem' in seen)
-        skipped.push(`${source === 'python' ? "Python's torch" : 'cache'} skipped: ${seen.problem}`);
-      else return { found: { root, source: source === 'python' ? 'python' : 'cache', ...seen }, skipped };
-    }
+  const python = pythonTorch(env);
+  if (python) {
+    const seen = inspectLibtorch(python, flavour);
+    if (!('problem' in seen))
+      return { found: { root: realpathSync(python), source: 'python', ...seen }, skipped };
+    skipped.push(`Python's torch is skipped: ${seen.problem}`);
+  }
+  for (const root of cached(env, flavour)) {
+    const seen = inspectLibtorch(root, flavour);
+    if (!('problem' in seen))
+      return { found: { root: realpathSync(root), source: 'cache', ...seen }, skipped };
+    skipped.push(`a libtorch in the cache is skipped: ${seen.problem}`);
+  }
   return { found: null, skipped };
 }
