@@ -1,0 +1,24 @@
+// npm's install script. In a checkout it builds the addon, or says why it cannot and fails. As a dependency it never
+// fails the installation and downloads nothing: `npx cft-native setup` does the rest whenever it is wanted. Once the
+// addon is there it returns at once, for npm may run it again before any `npx`.
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { builtAddons, packageRoot } from '../lib/native/addon.mjs';
+import { buildAddon } from '../lib/native/build.mjs';
+import { run } from './run.mjs';
+
+const checkout = existsSync(join(packageRoot, 'tsconfig.json'));
+
+await run(async () => {
+  if (builtAddons().length > 0) return;
+  const env = checkout ? process.env : { ...process.env, CFT_SKIP_DOWNLOAD: '1' };
+  try {
+    await buildAddon({ flavour: 'cpu', env, log: console.error });
+  } catch (error) {
+    if (checkout) throw error;
+    console.error(`cft-native: the native addon was not built: ${error.message}`);
+    console.error(
+      'cft-native: run `npx cft-native setup` once; it finds or fetches libtorch and builds the addon.',
+    );
+  }
+});
