@@ -199,7 +199,7 @@ export function parseConfig(json: JsonObject, place: string): ModelConfig {
     max: 8192,
     absent: family.defaults.headDim ?? hiddenSize / heads,
   });
-  if (headDim % 2 !== 0) fields.fail('head_dim', `an even number (rotary embedding), it is ${headDim}`);
+  if (headDim % 2 !== 0) fields.fail('head_dim', 'an even number (rotary embedding)');
   const maxPositions = fields.integer('max_position_embeddings', { max: 2 ** 31 - 1 });
   const { windows, types } = windowsOf(fields, family, layers);
   const attentionBias = fields.boolean('attention_bias', false);
