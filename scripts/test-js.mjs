@@ -14,11 +14,11 @@ let passed = 0;
 let failed = 0;
 createInterface({ input: child.stdout }).on('line', (line) => {
   console.log(line);
-  // ava's summary: "12 tests passed", "1 test failed", "1 uncaught exception" and so on.
-  const [, count, what] = /^\s*(\d+) (.+)$/.exec(line) ?? [];
-  if (/^tests? passed$/.test(what)) passed = Number(count);
-  else if (
-    /^(tests? failed|hooks? failed|uncaught exceptions?|unhandled rejections?|tests? remained pending after a timeout)$/.test(
+  if (/^ +✔ /.test(line)) passed += 1;
+  // ava's summary: "1 test failed", "1 uncaught exception" and so on; it counts the passed ones only if all passed.
+  const [, count, what] = /^ +(\d+) (.+)$/.exec(line) ?? [];
+  if (
+    /^(tests? failed|hooks? failed|uncaught exceptions?|unhandled rejections?|tests? remained pending.*)$/.test(
       what,
     )
   )
