@@ -45,11 +45,6 @@ export class Random {
     return Math.floor(this.uniform() * below);
   }
 
-  /** Uniform in [0, 2^53), to seed another generator. */
-  seed(): number {
-    return this.uint32() * 2 ** 21 + (this.uint32() >>> 11);
-  }
-
   /** A random order of 0..count-1 (Fisher and Yates). */
   permutation(count: number): Int32Array {
     const order = Int32Array.from({ length: count }, (_, i) => i);

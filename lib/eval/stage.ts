@@ -2,24 +2,19 @@
  * Evaluation of one model on a list of questions into a folder: predictions.jsonl while it works, summary.json at the
  * end. Continues what an interrupted run of the same options left there.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { type DetailedVerifier, Judge } from '../counterfactual/judge.js';
-import {
-  type DecodedResponse,
-  EngineDriver,
-  type RolloutModel,
-  textOf,
-} from '../counterfactual/rollout-model.js';
+import { type RolloutModel, textOf } from '../counterfactual/rollout-model.js';
 import { CftError } from '../errors.js';
-import { writeFileAtomic, writeLinesAtomic } from '../files.js';
-import type { NativeBranch } from '../native/binding.js';
-import { Random } from '../random.js';
+import { writeLinesAtomic } from '../files.js';
+import { sampleSeed } from '../model/generation.js';
+import { type Rollout, runRollouts } from '../model/rollouts.js';
 import type { Question } from '../types.js';
 import type { EvalStageEvent } from './events.js';
 import { type Prediction, PredictionFile } from './predictions.js';
 import { mean } from './statistics.js';
-import { type EvalSummary, summarizePredictions, summaryForFile } from './summary.js';
+import { type EvalSummary, readSummary, summarizePredictions, writeSummary } from './summary.js';
 
 export interface EvalModel extends RolloutModel {
   /** entropies[i] in nats of the distribution that predicts tokenIds[i + 1]. */
@@ -64,17 +59,17 @@ const mostEntropyResponses = 64;
 const progressEvery = 500; // ms
 
 interface Job {
+  /** Among the questions; with the sample it seeds the sampling, as in Model.generate. */
+  index: number;
   question: Question;
   prompt: Int32Array;
   maxNewTokens: number;
   /** Samples that are still to be made. */
   samples: number[];
-  left: number;
-  trunk: number;
 }
 
-export const summaryName = 'summary.json';
-export const predictionsName = 'predictions.jsonl';
+const summaryName = 'summary.json';
+const predictionsName = 'predictions.jsonl';
 
 class EvalStage<S extends string> {
   readonly #options: EvalStageOptions<S>;
@@ -113,94 +108,83 @@ class EvalStage<S extends string> {
   /** What is still to be decoded. */
   #jobs(): Job[] {
     const { questions, settings } = this.#options;
-    return questions.flatMap((question) => {
+    return questions.flatMap((question, index) => {
       const samples = Array.from({ length: settings.samples }, (_, sample) => sample).filter(
         (sample) => this.#file.get(question.id, sample) === undefined,
       );
       if (samples.length === 0) return [];
-      return { question, ...this.#prompt(question), samples, left: samples.length, trunk: -1 };
+      return { index, question, ...this.#prompt(question), samples };
     });
   }
 
   async run(): Promise<EvalStageResult> {
-    const { stage, model, questions, settings, maxBranches, folder, signal } = this.#options;
+    const { stage, settings, folder } = this.#options;
     this.#emit({ type: 'stage', stage, total: this.#total });
     const jobs = this.#jobs();
-    if (jobs.length > 0) {
-      using driver = new EngineDriver(model.createEngine({ maxBranches }), {
-        signal,
-        onTokens: (count) => {
-          this.#tokens += count;
-          this.#tellProgress();
-        },
-      });
-      try {
-        await this.#decode(driver, jobs);
-      } finally {
-        this.#file.flush();
+    if (jobs.length === 0) {
+      const finished = readSummary(join(folder, summaryName), this.#options.name);
+      if (finished !== undefined) {
+        this.#emit({ type: 'evaluated', stage, summary: finished });
+        return { summary: finished, predictions: this.#predictions() };
       }
+    } else {
+      await this.#decode(jobs);
     }
-    const predictions = questions.map(({ id }) =>
-      Array.from({ length: settings.samples }, (_, sample) => this.#file.get(id, sample)!),
-    );
+    const predictions = this.#predictions();
     const summary = summarizePredictions(predictions, settings, await this.#entropy(predictions));
     // In the order of the questions, whatever finished first.
     writeLinesAtomic(
       join(folder, predictionsName),
       predictions.flat().map((prediction) => JSON.stringify(prediction)),
     );
-    writeFileAtomic(
-      join(folder, summaryName),
-      `${JSON.stringify({ [this.#options.name]: summaryForFile(summary) }, null, 2)}\n`,
-    );
+    writeSummary(join(folder, summaryName), this.#options.name, summary);
     this.#emit({ type: 'evaluated', stage, summary });
     return { summary, predictions };
   }
 
-  async #decode(driver: EngineDriver, jobs: readonly Job[]): Promise<void> {
-    const { engine } = driver;
-    const { settings, maxBranches } = this.#options;
-    const byBranch = new Map<number, { job: Job; sample: number }>();
-    let next = 0;
-    let branchId = 0;
-    while (next < jobs.length || byBranch.size > 0) {
-      // A little more than fits, so that a free slot never waits for JavaScript.
-      while (next < jobs.length && byBranch.size < maxBranches * 1.25) {
-        driver.throwIfAborted();
-        const job = jobs[next++]!;
-        const { prompt, question } = job;
-        const trunk = await engine.addTrunk({
-          tokenIds: prompt,
-          scoreFrom: prompt.length,
-          alternatives: 0,
-        });
-        job.trunk = trunk.trunk;
-        const branches = job.samples.map((sample): NativeBranch => {
-          byBranch.set(branchId, { job, sample });
-          return {
-            id: branchId++,
-            trunk: job.trunk,
-            length: prompt.length,
-            forcedTokens: new Int32Array(0),
-            maxNewTokens: job.maxNewTokens,
-            temperature: settings.temperature,
-            topP: settings.topP,
-            // By the id, so that a question keeps its samples whatever else is evaluated.
-            seed: new Random('sample', settings.seed, question.id, sample).seed(),
-          };
-        });
-        engine.submit(branches);
-      }
-      for (const { id, tokenIds, endTokenId } of await driver.nextFinished()) {
-        const { job, sample } = byBranch.get(id)!;
-        byBranch.delete(id);
-        await this.#finish(job, sample, { tokenIds, endTokenId });
-        if (--job.left === 0) engine.releaseTrunk(job.trunk);
-      }
+  #predictions(): Prediction[][] {
+    const { questions, settings } = this.#options;
+    return questions.map(({ id }) =>
+      Array.from({ length: settings.samples }, (_, sample) => this.#file.get(id, sample)!),
+    );
+  }
+
+  async #decode(jobs: readonly Job[]): Promise<void> {
+    const { model, settings, maxBranches, signal } = this.#options;
+    const { temperature, topP, seed } = settings;
+    const requests = jobs.map(({ index, prompt, maxNewTokens, samples }) => ({
+      tokenIds: prompt,
+      branches: samples.map((sample) => ({
+        maxNewTokens,
+        temperature,
+        topP,
+        seed: sampleSeed(seed, index, sample),
+      })),
+    }));
+    // A verifier that fails stops the decoding.
+    const failed = new AbortController();
+    const verdicts: Promise<void>[] = [];
+    const engine = model.createEngine({ maxBranches });
+    try {
+      await runRollouts(engine, requests, {
+        maxBranches,
+        signal: AbortSignal.any([failed.signal, ...(signal ? [signal] : [])]),
+        onFinished: (request, branch, rollout) => {
+          const job = jobs[request]!;
+          const verdict = this.#finish(job, job.samples[branch]!, rollout);
+          verdict.catch((error: unknown) => failed.abort(error));
+          verdicts.push(verdict);
+        },
+      });
+      await Promise.all(verdicts);
+    } finally {
+      await Promise.allSettled(verdicts);
+      engine.dispose();
+      this.#file.flush();
     }
   }
 
-  async #finish(job: Job, sample: number, { tokenIds, endTokenId }: DecodedResponse): Promise<void> {
+  async #finish(job: Job, sample: number, { tokenIds, endTokenId }: Rollout): Promise<void> {
     const { stage, model } = this.#options;
     const { question } = job;
     const response = textOf(model, tokenIds);
@@ -219,6 +203,7 @@ class EvalStage<S extends string> {
       ...answer,
     });
     const tokens = tokenIds.length;
+    this.#tokens += tokens;
     this.#emit({ type: 'prediction', stage, id: question.id, sample, correct, ...answer, tokens, truncated });
     this.#tellProgress();
   }
@@ -261,7 +246,7 @@ class EvalStage<S extends string> {
 }
 
 /**
- * Evaluates, or continues to.
+ * Evaluates, or continues to; a finished evaluation is read and left as it is.
  * @throws CftError ERR_CFT_VERIFIER, ERR_CFT_IO, ERR_CFT_BAD_DATA for a prompt that does not fit the model; the
  *   signal's reason when it is aborted, with what was decoded on disk.
  */
@@ -273,6 +258,3 @@ export async function runEvaluationStage<S extends string>(
   mkdirSync(options.folder, { recursive: true });
   return new EvalStage(options, emit).run();
 }
-
-/** True where the folder holds a finished evaluation. */
-export const isEvaluated = (folder: string): boolean => existsSync(join(folder, summaryName));

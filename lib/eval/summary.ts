@@ -1,5 +1,7 @@
 /** What an evaluation says: accuracy with its interval, pass@k, diversity, length, entropy. */
-import { optionsForFile } from '../run-folder.js';
+import { existsSync, readFileSync } from 'node:fs';
+import { writeFileAtomic } from '../files.js';
+import { forFile, fromFile, type Json } from '../json-names.js';
 import type { Prediction } from './predictions.js';
 import {
   bootstrapInterval,
@@ -106,7 +108,7 @@ export function summarizePredictions(
   };
 }
 
-const rounded = (value: unknown): unknown => {
+const rounded = (value: Json): Json => {
   if (typeof value === 'number') return Number(value.toFixed(6));
   if (Array.isArray(value)) return value.map(rounded);
   if (typeof value === 'object' && value !== null)
@@ -114,5 +116,13 @@ const rounded = (value: unknown): unknown => {
   return value;
 };
 
-/** Under the names and with the precision (six decimals) of summary.json. */
-export const summaryForFile = (summary: EvalSummary): unknown => rounded(optionsForFile({ ...summary }));
+/** summary.json: per name of questions, with six decimals. */
+export const writeSummary = (path: string, name: string, summary: EvalSummary): void =>
+  writeFileAtomic(path, `${JSON.stringify({ [name]: rounded(forFile(summary)) }, null, 2)}\n`);
+
+/** The summary of some questions in a summary.json; undefined where file or name are missing. */
+export function readSummary(path: string, name: string): EvalSummary | undefined {
+  if (!existsSync(path)) return undefined;
+  const summaries = JSON.parse(readFileSync(path, 'utf8')) as Record<string, Json>;
+  return Object.hasOwn(summaries, name) ? (fromFile(summaries[name]!) as EvalSummary) : undefined;
+}

@@ -91,15 +91,16 @@ function meanLoss(metrics: readonly StepMetrics[]): number {
   return metrics.reduce((sum, one) => sum + one.loss, 0) / metrics.length;
 }
 
-function summarize(path: string, state: LoopState): LoopResult {
+/** What the metrics of a finished training say. */
+export function summarizeMetrics(path: string): LoopResult {
   const metrics = readMetrics(path);
   const withLoss = metrics.filter((one) => one.selectedTokens > 0 && !one.skipped);
   const tenth = Math.max(1, Math.round(withLoss.length / 10));
   const sum = (pick: (one: StepMetrics) => number): number =>
     metrics.reduce((total, one) => total + pick(one), 0);
   return {
-    steps: state.step,
-    skippedSteps: state.skippedSteps,
+    steps: metrics.length,
+    skippedSteps: metrics.filter((one) => one.skipped).length,
     firstLoss: meanLoss(withLoss.slice(0, tenth)),
     lastLoss: meanLoss(withLoss.slice(-tenth)),
     tokens: sum((one) => one.tokens),
@@ -157,5 +158,5 @@ export async function trainingLoop(
     }
     if (state.step % every === 0 || state.step === plan.steps) await save();
   }
-  return summarize(metricsPath, state);
+  return summarizeMetrics(metricsPath);
 }

@@ -1,4 +1,4 @@
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { comparePredictions } from '../../lib/eval/comparison.js';
@@ -97,7 +97,7 @@ test('trunks are released when their last response is done', async (t) => {
   );
 });
 
-test('samples depend on seed and question alone: not on slots, order or the other questions', async (t) => {
+test('samples depend on the seed and the place of the question alone: not on slots or later questions', async (t) => {
   const sampled = async (more: Partial<EvalStageOptions<'eval'>>, seed = 1): Promise<Prediction[][]> => {
     const options = makeOptions(temporaryFolder(t), more);
     const settings = { ...options.settings, samples: 4, temperature: 1, seed };
@@ -106,7 +106,7 @@ test('samples depend on seed and question alone: not on slots, order or the othe
   const all = await sampled({});
   t.deepEqual(await sampled({ maxBranches: 1 }), all);
   const { questions } = makeOptions('');
-  t.deepEqual(await sampled({ questions: questions.slice(5, 7) }), all.slice(5, 7));
+  t.deepEqual(await sampled({ questions: questions.slice(0, 7) }), all.slice(0, 7));
   t.notDeepEqual(await sampled({}, 2), all);
 });
 
@@ -126,6 +126,35 @@ test('an interrupted evaluation goes on where it was', async (t) => {
   t.is(events.filter((event) => event.type === 'prediction').length, 12 - onDisk);
   t.deepEqual(summary, whole.summary);
   t.deepEqual(predictions, whole.predictions);
+});
+
+test('a finished evaluation is read and left as it is', async (t) => {
+  const folder = temporaryFolder(t);
+  const first = await run(makeOptions(folder));
+  const files = ['summary.json', 'predictions.jsonl'].map((name) => join(folder, name));
+  const before = files.map((file) => [readFileSync(file, 'utf8'), statSync(file).mtimeMs]);
+  const model = new ScriptedModel(() => {
+    throw new Error('nothing is to be decoded');
+  });
+  const again = await run(makeOptions(folder, { model }));
+  t.deepEqual(again.predictions, first.predictions);
+  t.true(Math.abs(again.summary.accuracy - first.summary.accuracy) < 1e-6);
+  t.deepEqual(Object.keys(again.summary), Object.keys(first.summary));
+  t.deepEqual(
+    files.map((file) => [readFileSync(file, 'utf8'), statSync(file).mtimeMs]),
+    before,
+  );
+});
+
+test('a verifier that throws stops the evaluation and is named with the question', async (t) => {
+  const verifier = (_: string, { id }: { id: string }): boolean => {
+    if (id === 'q4') throw new Error('oops');
+    return true;
+  };
+  await t.throwsAsync(run(makeOptions(temporaryFolder(t), { verifier })), {
+    code: 'ERR_CFT_VERIFIER',
+    message: /question q4: oops/,
+  });
 });
 
 test('entropy is the mean over the positions that predict the response', async (t) => {

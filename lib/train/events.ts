@@ -1,0 +1,57 @@
+/** What a training run tells while it works. */
+import type { AnnotateEvent } from '../counterfactual/events.js';
+import type { AnnotationSummary } from '../counterfactual/summary.js';
+import type { EvalStageEvent } from '../eval/events.js';
+import type { StrategyName } from '../strategies/index.js';
+import type { LoopEvent } from './loop.js';
+
+/** In this order; those of the baseline and of sampled evaluation only where asked for. */
+export type TrainStage =
+  | 'trunks'
+  | 'rollouts'
+  | 'eval-before'
+  | 'eval-before-sampled'
+  | 'train'
+  | 'eval-after'
+  | 'eval-after-sampled'
+  | 'train-baseline'
+  | 'eval-baseline'
+  | 'eval-baseline-sampled'
+  | 'report';
+
+export type TrainEvent =
+  | {
+      type: 'start';
+      /** The run folder. */
+      output: string;
+      model: string;
+      parameters: number;
+      device: string;
+      dtype: string;
+      strategy: StrategyName;
+      /** True where an earlier run in the folder is continued. */
+      resumed: boolean;
+    }
+  /** `total` counts questions, responses or optimizer steps. */
+  | { type: 'stage'; stage: TrainStage; total: number }
+  /** At most every half second; in training after each step. `share` of the stage's work, 0 to 1. */
+  | {
+      type: 'progress';
+      stage: TrainStage;
+      done: number;
+      total: number;
+      share: number;
+      tokensPerSecond: number;
+      secondsLeft?: number;
+    }
+  /** A question has its response and verdict; a correct response is annotated. */
+  | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>
+  | { type: 'annotated'; summary: AnnotationSummary }
+  | Extract<EvalStageEvent<TrainStage>, { type: 'prediction' | 'evaluated' }>
+  /** An optimizer step, a checkpoint, where training continues; `strategy` says whose. */
+  | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
+  | { type: 'saved'; strategy: StrategyName; path: string }
+  | { type: 'warning'; message: string }
+  | { type: 'done'; report: string };
+
+export type EmitTrain = (event: TrainEvent) => void;

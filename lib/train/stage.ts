@@ -1,0 +1,222 @@
+/** Training one model with one strategy into a folder: examples, trainer, loop, saved model. Resumes what is there. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { CftError } from '../errors.js';
+import type { Model } from '../model/model.js';
+import { readSafetensorsHeader } from '../model/safetensors.js';
+import { nativeEntry } from '../model/tensors.js';
+import type { NativeTrainerOptions } from '../native/binding.js';
+import type { ResolvedOptions } from '../options.js';
+import { type StrategyName, strategies } from '../strategies/index.js';
+import type { AnnotationRecord } from '../types.js';
+import { loraOptions, saveAdapter } from './adapter.js';
+import type { BatchSize } from './batch-size.js';
+import type { EmitTrain, TrainStage } from './events.js';
+import { type TrainingExample, toExample } from './examples.js';
+import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
+import { planTraining, type TrainingPlan } from './plan.js';
+import { makeSchedule, type Schedule } from './schedule.js';
+
+/** Peak learning rates where nobody names one; LoRA's small matrices want more [ours, see docs/training.md]. */
+const defaultLearningRates = { full: 5e-6, lora: 1e-4 };
+
+export interface TrainingStageOptions {
+  stage: Extract<TrainStage, 'train' | 'train-baseline'>;
+  strategy: StrategyName;
+  examples: readonly TrainingExample[];
+  options: ResolvedOptions<'train'>;
+  batch: BatchSize;
+  /** Loads a copy of the starting model that the stage may change. */
+  loadBase: () => Promise<Model>;
+  /** How an adapter names its base. */
+  base: { name: string; revision: string | undefined };
+  /** Gets metrics.jsonl, checkpoints/ and model/. */
+  folder: string;
+  signal?: AbortSignal | undefined;
+}
+
+export interface TrainingResult extends LoopResult {
+  strategy: StrategyName;
+  learningRate: number;
+  responses: number;
+  /** Share of the response tokens that carry loss, end tokens counted. */
+  selectedShare: number;
+  /** The trained model: a Hugging Face folder, for LoRA a PEFT adapter folder. */
+  model: string;
+}
+
+/**
+ * Examples of a strategy.
+ * @throws CftError ERR_CFT_BAD_DATA for a sequence that the model cannot take, ERR_CFT_NO_SIGNAL where no response has
+ *   a token to train.
+ */
+export function makeExamples(
+  records: readonly AnnotationRecord[],
+  strategy: StrategyName,
+  maxPositions: number,
+  source: string,
+): TrainingExample[] {
+  const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
+  if (examples.some((example) => example.selected.length > 0)) return examples;
+  throw new CftError(
+    'ERR_CFT_NO_SIGNAL',
+    `${source}: not one critical token in ${records.length} annotated responses, so ${strategy} has nothing to ` +
+      'train: every counterfactual that was tried still ends right. Try more or harder questions, a larger --k, ' +
+      '--rule any with --complete, or --strategy sft',
+  );
+}
+
+/** Bytes that the activations of a micro-batch may take. */
+const activationBudget = { cpu: 1.5e9, cuda: 16e9 };
+
+/** Tokens per micro-batch by the size of the activations; depends on the model alone, so that a resume packs alike. */
+function autoMicroBatchTokens({ config, device }: Model): number {
+  // Kept per token and layer for the backward pass: about 16 rows of the hidden and 5 of the intermediate size, fp32.
+  const perToken = 4 * config.layers * (16 * config.hiddenSize + 5 * config.intermediateSize);
+  const budget = device === 'cpu' ? activationBudget.cpu : activationBudget.cuda;
+  return Math.max(256, Math.min(16_384, Math.floor(budget / perToken)));
+}
+
+function trainerOptions(options: ResolvedOptions<'train'>): NativeTrainerOptions {
+  const lora = loraOptions(options);
+  return {
+    ...(lora && { lora }),
+    masterWeights: options.masterWeights === 'float32',
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: options.weightDecay,
+    maxGradNorm: options.maxGradNorm,
+    seed: options.seed,
+  };
+}
+
+/** What a checkpoint belongs to: everything that the weights depend on. */
+function fingerprintOf(model: Model, examples: readonly TrainingExample[], ...settings: unknown[]): string {
+  const hash = createHash('sha256');
+  hash.update(JSON.stringify([model.dtype, model.device.split(':')[0], ...settings]));
+  for (const { tokenIds, selected, targets, weights } of examples) {
+    for (const array of [tokenIds, selected, targets, weights]) {
+      hash.update(`${array.length} `);
+      hash.update(array);
+    }
+  }
+  return hash.digest('hex');
+}
+
+class ProgressTeller {
+  readonly #emit: EmitTrain;
+  readonly #stage: TrainStage;
+  readonly #start = performance.now();
+  #first: number | undefined;
+  #tokens = 0;
+
+  constructor(emit: EmitTrain, stage: TrainStage) {
+    this.#emit = emit;
+    this.#stage = stage;
+  }
+
+  step(done: number, total: number, tokens: number): void {
+    this.#first ??= done - 1;
+    this.#tokens += tokens;
+    const seconds = (performance.now() - this.#start) / 1000;
+    this.#emit({
+      type: 'progress',
+      stage: this.#stage,
+      done,
+      total,
+      share: done / total,
+      tokensPerSecond: this.#tokens / seconds,
+      secondsLeft: (seconds * (total - done)) / (done - this.#first),
+    });
+  }
+}
+
+async function trainAndSave(
+  stageOptions: TrainingStageOptions,
+  plan: TrainingPlan,
+  schedule: Schedule,
+  target: string,
+  emit: EmitTrain,
+): Promise<LoopResult> {
+  const { stage, strategy, examples, options, batch, folder, signal } = stageOptions;
+  await using model = await stageOptions.loadBase();
+  const settings = trainerOptions(options);
+  const trainer = await model.createTrainer(settings);
+  try {
+    const microBatchTokens =
+      options.microBatchTokens === 'auto' ? autoMicroBatchTokens(model) : options.microBatchTokens;
+    const limits = { microBatchTokens, microBatchSequences: batch.microBatchSequences };
+    const normalization = options.lossNormalization;
+    const progress = new ProgressTeller(emit, stage);
+    const onEvent = (event: LoopEvent): void => {
+      emit(event.type === 'warning' ? event : { ...event, strategy });
+      if (event.type === 'step') progress.step(event.step, event.steps, event.tokens);
+    };
+    const result = await trainingLoop(
+      {
+        trainer,
+        examples,
+        plan,
+        schedule,
+        limits,
+        normalization,
+        checkpointEvery: options.checkpointEvery,
+        folder,
+        fingerprint: fingerprintOf(
+          model,
+          examples,
+          await model.weightsSha256(),
+          settings,
+          plan,
+          schedule,
+          limits,
+          normalization,
+        ),
+        readTensors: (path) => readSafetensorsHeader(path).map(nativeEntry),
+        peakMemoryBytes: () => model.addon.peakMemoryBytes(),
+        signal,
+      },
+      onEvent,
+    );
+    if (settings.lora) await saveAdapter(target, trainer, settings.lora, stageOptions.base);
+    else await model.save(target);
+    return result;
+  } finally {
+    trainer.dispose();
+  }
+}
+
+/** Trains, or continues to, or reads what a finished training left in the folder. */
+export async function runTrainingStage(
+  stageOptions: TrainingStageOptions,
+  emit: EmitTrain,
+): Promise<TrainingResult> {
+  const { stage, strategy, examples, options, batch, folder } = stageOptions;
+  const plan = planTraining({
+    responses: examples.length,
+    batchSize: batch.batchSize,
+    epochs: options.epochs,
+    seed: options.seed,
+  });
+  const learningRate =
+    options.learningRate ?? (options.loraRank > 0 ? defaultLearningRates.lora : defaultLearningRates.full);
+  const schedule = makeSchedule(options.schedule, learningRate, options.warmup, plan.steps);
+  const target = join(folder, 'model');
+  emit({ type: 'stage', stage, total: plan.steps });
+  const result = existsSync(target)
+    ? summarizeMetrics(join(folder, 'metrics.jsonl'))
+    : await trainAndSave(stageOptions, plan, schedule, target, emit);
+  emit({ type: 'saved', strategy, path: target });
+  const sum = (pick: (example: TrainingExample) => number): number =>
+    examples.reduce((total, example) => total + pick(example), 0);
+  return {
+    ...result,
+    strategy,
+    learningRate,
+    responses: examples.length,
+    selectedShare: sum((example) => example.selected.length) / sum((example) => example.responseTokens),
+    model: target,
+  };
+}
