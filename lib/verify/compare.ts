@@ -56,23 +56,29 @@ function equalNodes(gold: Node, predicted: Node): boolean {
   return left !== undefined && right !== undefined && equalValues(left, right);
 }
 
-/** The name on the left of `x = 5`, `f(x) = ...`, `\text{Area} = ...`; undefined for other left sides. */
-function nameOf(answer: Answer | undefined): string | undefined {
-  if (answer?.kind === 'opaque') return /^[a-z ]+$/i.test(answer.text) ? answer.text : undefined;
+/** The name on the left of `x = 5`, or what is only a caption: `\text{Area} = ...`, `f(x) = ...`. */
+interface Name {
+  name: string;
+  isVariable: boolean;
+}
+
+function nameOf(answer: Answer | undefined): Name | undefined {
+  if (answer?.kind === 'opaque') {
+    return /^[a-z ]+$/i.test(answer.text) ? { name: answer.text, isVariable: false } : undefined;
+  }
   if (answer?.kind !== 'expression') return undefined;
   const { node } = answer;
-  if (node.kind === 'symbol') return evaluate(node) === undefined ? node.name : undefined;
+  if (node.kind === 'symbol' && evaluate(node) === undefined) return { name: node.name, isVariable: true };
   // f(x), \angle A B C, Area: a product of names.
-  if (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol'))
-    return spelling(node);
-  return undefined;
+  const isProduct = node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol');
+  return isProduct ? { name: spelling(node), isVariable: false } : undefined;
 }
 
 const isEquality = (operator: string): boolean =>
   operator === '=' || operator === '\\approx' || operator === '\\in';
 
 /** The right side of an equation whose left side is only a name, or the result of a computation `3 + 4 = 7`. */
-function resultOf(answer: Answer): { name: string | undefined; result: Answer } {
+function resultOf(answer: Answer): { name: Name | undefined; result: Answer } {
   if (answer.kind !== 'relation' || !answer.operators.every(isEquality))
     return { name: undefined, result: answer };
   const first = answer.sides[0];
@@ -132,10 +138,9 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
 export function compareAnswers(gold: Answer, predicted: Answer): boolean {
   const expected = resultOf(gold);
   const found = resultOf(predicted);
-  if (expected.name !== undefined && found.name !== undefined && expected.name !== found.name) {
-    // x = 5 is not y = 5; but names longer than a letter are only captions.
-    if (expected.name.length === 1 && found.name.length === 1) return false;
-  }
+  // x = 5 is not y = 5.
+  if (expected.name?.isVariable && found.name?.isVariable && expected.name.name !== found.name.name)
+    return false;
   const a = expected.result;
   const b = found.result;
   switch (a.kind) {

@@ -92,6 +92,12 @@ function sentenceEnd(text: string, start: number): number {
   for (let at = start; at < limit; at++) {
     const character = text[at];
     if (character === '\n') return at;
+    if (character === '\\') at++;
+    else if (character === '$') {
+      const close = text.indexOf('$', at + 1);
+      const formula = text.slice(at + 1, close);
+      if (close > 0 && close < limit && !formula.includes('\n') && formula.trim() === formula) at = close;
+    }
     if (character !== '.' && character !== '!' && character !== '?') continue;
     const next = text[at + 1];
     if (next !== undefined && next.trim() !== '') continue;

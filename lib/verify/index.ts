@@ -43,8 +43,9 @@ function withoutNote(text: string): string {
 function goldAnswer(answer: string): string {
   const hashes = answer.lastIndexOf('####');
   if (hashes >= 0) return trimAnswer(answer.slice(hashes + 4));
-  const boxed = answer.includes('box') ? boxedAnswer(boxedSpans(answer), 1) : undefined;
-  return withoutNote(trimAnswer(boxed ?? answer));
+  // A solution whose box is empty has no answer.
+  const boxed = answer.includes('\\boxed') ? (boxedAnswer(boxedSpans(answer), 1) ?? '') : answer;
+  return withoutNote(trimAnswer(boxed));
 }
 
 class Gold {
@@ -92,9 +93,8 @@ class Gold {
     if (this.isWords) return wordKey(text) === this.#words;
     if (compareAnswers(this.#reading.answer, reading.answer)) return true;
     if (this.#words !== undefined && !this.isNumber && wordKey(text) === this.#words) return true;
-    if (!this.#hasGroups && !/\d,\d{3}/.test(text)) return false;
-    const [gold, predicted] = [read(this.text, false), read(text, false)];
-    return gold !== undefined && predicted !== undefined && compareAnswers(gold.answer, predicted.answer);
+    // (1,234) may be a pair as well.
+    return this.#hasGroups && read(this.text, false)?.canonical === read(text, false)?.canonical;
   }
 }
 

@@ -45,7 +45,7 @@ function groupEnd(text: string, start: number): number {
   return text.length;
 }
 
-const thousandsSeparators = [',\\!', '{,}', '\\,', '\\ ', ',', ' '];
+const thousandsSeparators = [', \\! ', ',\\! ', ',\\!', '{,}', '\\,', '\\ ', ',', ' '];
 
 /** Length of a separator at `at` before a group of exactly three digits, else 0. */
 function separatorLength(text: string, at: number): number {
@@ -148,8 +148,15 @@ class Tokenizer {
     else if (this.#words) this.#push('word', run);
     else if (run.length === 1) this.#push('letter', run);
     else if (name !== undefined && Object.hasOwn(plainNames, run.toLowerCase())) this.#push('command', name);
-    else if (run.length > 3 || shortWords.has(run)) this.#push('word', run);
+    else if (run.length > 3 || (shortWords.has(run) && this.#followsQuantity())) this.#push('word', run);
     else for (const letter of run) this.#push('letter', letter);
+  }
+
+  #followsQuantity(): boolean {
+    const previous = this.tokens.at(-1);
+    return (
+      previous !== undefined && (/^(?:number|word)$/.test(previous.kind) || /^[})%/]$/.test(previous.text))
+    );
   }
 
   #command(): void {
@@ -268,7 +275,8 @@ export function wordKey(text: string): string | undefined {
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
     .replace(/\\(?:text|textbf|textit|mathrm|mbox)\b|[${}~]|\\[ ,;!]/g, ' ');
-  if (!/^[\p{L}\p{M}\d\s.,;:'"!?()&/-]+$/u.test(plain) || !/\p{L}\p{L}/u.test(plain)) return undefined;
+  if (!/^\s*[^\s-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
+    return undefined;
   const words = plain
     .toLowerCase()
     .replace(/'/g, '')

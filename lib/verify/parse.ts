@@ -3,6 +3,7 @@
  * A recursive-descent parser without backtracking, bounded in depth; what it cannot read is `opaque` and is compared
  * by its canonical text.
  */
+import { evaluate } from './evaluate.js';
 import { canonicalText, type Token } from './normalize.js';
 import { parseDecimal, type Rational } from './rational.js';
 
@@ -101,23 +102,24 @@ class ExpressionParser {
       if (this.#is('.')) this.#at++;
     }
     const node = this.#sum();
-    this.#units();
+    if (evaluate(node) !== undefined) this.#units();
     if (this.#at < this.#tokens.length) throw unreadable;
     return node;
   }
 
+  /** Skips what follows a number and is a unit: words, and powers and quotients of them. */
   #units(): void {
     const first = this.#next;
     if (first === undefined) return;
     const inParentheses = first.text === '(' && this.#tokens[this.#at + 1]?.kind === 'word';
     if (first.kind !== 'word' && !inParentheses) return;
+    let isExponent = false;
     for (let at = this.#at; at < this.#tokens.length; at++) {
       const { kind, text } = this.#tokens[at] as Token;
-      const fits =
-        kind === 'word'
-          ? !meaningful.has(text.toLowerCase())
-          : kind !== 'command' && !/^[=<>,;%|]$/.test(text);
-      if (!fits) return;
+      if (kind === 'word' && meaningful.has(text.toLowerCase())) return;
+      if (kind === 'command' || (kind === 'number' && !isExponent)) return;
+      if (kind === 'symbol' && !"^/*(){}-.'".includes(text)) return;
+      isExponent = text === '^' || (isExponent && (text === '{' || text === '-'));
     }
     this.#at = this.#tokens.length;
   }

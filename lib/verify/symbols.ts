@@ -174,11 +174,11 @@ export const plainNames: Record<string, string> = {
   abs: '\\abs',
   exp: '\\exp',
 };
-/** Short letter runs that are units or plain words; others of two or three letters are products of variables. */
+/** Short letter runs that are units or words where they follow a number or a word; elsewhere they are products. */
 export const shortWords = new Set(
-  `cm mm km dm nm ft in yd mi kg mg lb lbs oz ml mL dL kL cc hr hrs min sec ms mph kph rpm kW MW Hz kHz MHz GHz eV keV MeV
-  kJ kPa Pa atm mol rad deg sq cu st nd rd th pct bps am pm AM PM Rs USD EUR GBP of per men boy red big new old all one two
-  ten way day yes no not the its is are was for by to at on`.split(/\s+/),
+  `cm mm km dm nm ft in yd mi kg mg lb lbs oz ml mL dL kL cc hr hrs min sec ms mph kph rpm kW MW Hz kHz MHz GHz eV keV
+  MeV kJ kPa Pa atm mol rad deg sq cu st nd rd th pct bps am pm AM PM USD EUR GBP of per men boy red big new old ten
+  way day`.split(/\s+/),
 );
 /** Environments that hold rows and columns. */
 export const matrices = new Set([
