@@ -103,7 +103,13 @@ at::Tensor branch_attention_float(const at::Tensor& queries, const std::vector<B
   float* out_data = out.mutable_data_ptr<float>();
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
 
-  at::parallel_for(0, static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
+  int64_t seen = 0;
+  for (const BranchRow& row : rows)
+    seen += row.trunk_end - row.trunk_begin + row.suffix_end - row.suffix_begin;
+  // Rows per task such that a task is worth waking a thread for (a quarter of a million multiply-adds).
+  const int64_t row_cost = std::max<int64_t>(seen * heads * dim * 2 / std::max<int64_t>(rows.size(), 1), 1);
+  const int64_t grain = std::max<int64_t>(262144 / row_cost, 1);
+  at::parallel_for(0, static_cast<int64_t>(rows.size()), grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scores;
     for (int64_t b = begin; b < end; ++b) {
       const BranchRow& row = rows[b];

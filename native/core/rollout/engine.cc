@@ -1,5 +1,6 @@
 #include "core/rollout/engine.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -16,6 +17,17 @@ constexpr int64_t kFirstCapacity =
 
 at::Tensor long_tensor(const std::vector<int64_t>& values, at::Device device) {
   return at::tensor(values, at::kLong).to(device);
+}
+
+// A small model's weights fit into the cache, and its operations are shorter than waking a thread for each:
+// there each thread takes its share of the rows through all layers, and the threads meet once per step. A
+// larger model's weights would be read once per thread that way, so there the threads share each operation.
+// (Lanes without rows cost nothing; what counts is that operations inside a lane do not start threads of
+// their own.)
+int64_t lane_count(const Model& model) {
+  constexpr int64_t kCachedParameters = 8'000'000;
+  if (!model.device().is_cpu() || model.parameter_count() > kCachedParameters) return 1;
+  return at::get_num_threads();
 }
 
 }  // namespace
@@ -222,61 +234,79 @@ void RolloutEngine::accept(size_t slot, int32_t token, StepResult* result) {
   finish(slot, ends ? token : -1, result);
 }
 
-void RolloutEngine::decode_once(StepResult* result) {
+// Branches [first, last) through all layers; writes their logits to the rows [first, last) of `logits`.
+void RolloutEngine::decode_block(int64_t first, int64_t last, at::Tensor& logits) {
   const ModelConfig& c = model_.config();
-  const int64_t count = static_cast<int64_t>(active_.size());
+  const int64_t count = last - first;
   const int64_t padded = (count + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
   std::vector<int64_t> ids(padded, 0), positions(padded, 0), arena_rows(count);
   std::vector<ops::BranchRow> rows(count);
   for (int64_t i = 0; i < count; ++i) {
-    const Branch& branch = active_[i];
+    const Branch& branch = active_[first + i];
     ids[i] = branch.input[branch.fed];
-    positions[i] = branch.prefix + branch.suffix();
-    arena_rows[i] = i * arena_capacity_ + branch.suffix();
-    rows[i].slot = i;
+    positions[i] = branch.position();
+    arena_rows[i] = (first + i) * arena_capacity_ + branch.suffix();
+    rows[i].slot = first + i;
   }
   const at::Tensor targets = long_tensor(arena_rows, model_.device());
   const DecodeRows decode{long_tensor(ids, model_.device()), long_tensor(positions, model_.device()), count};
+  auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    auto put = [&](const at::Tensor& arena, const at::Tensor& fresh) {
+      arena.view({-1, c.kv_heads, c.head_dim}).index_copy_(0, targets, fresh.narrow(0, 0, count));
+    };
+    put(arena_keys_[layer], k);
+    put(arena_values_[layer], v);
+    const int64_t window = c.window_of_layer[layer];
+    for (int64_t i = 0; i < count; ++i) {
+      const Branch& branch = active_[first + i];
+      // The first absolute position that this row still sees.
+      const int64_t seen = window > 0 ? std::max<int64_t>(positions[i] - window + 1, 0) : 0;
+      ops::BranchRow& row = rows[i];
+      row.trunk_keys = &branch.trunk->keys[layer];
+      row.trunk_values = &branch.trunk->values[layer];
+      row.trunk_begin = std::min(seen, branch.prefix);
+      row.trunk_end = branch.prefix;
+      row.suffix_begin = std::max<int64_t>(seen - branch.prefix, 0);
+      row.suffix_end = branch.suffix() + 1;
+    }
+    return ops::branch_attention(q, rows, arena_keys_[layer], arena_values_[layer]);
+  };
+  logits.narrow(0, first, count).copy_(decode_rows(model_, decode, attend));
+}
 
-  const at::Tensor logits = decode_rows(
-      model_, decode, [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-        auto put = [&](at::Tensor& arena, const at::Tensor& fresh) {
-          arena.view({-1, c.kv_heads, c.head_dim}).index_copy_(0, targets, fresh.narrow(0, 0, count));
-        };
-        put(arena_keys_[layer], k);
-        put(arena_values_[layer], v);
-        const int64_t window = c.window_of_layer[layer];
-        for (int64_t i = 0; i < count; ++i) {
-          const Branch& branch = active_[i];
-          // The first absolute position that this row still sees.
-          const int64_t first = window > 0 ? std::max<int64_t>(positions[i] - window + 1, 0) : 0;
-          ops::BranchRow& row = rows[i];
-          row.trunk_keys = &branch.trunk->keys[layer];
-          row.trunk_values = &branch.trunk->values[layer];
-          row.trunk_begin = std::min(first, branch.prefix);
-          row.trunk_end = branch.prefix;
-          row.suffix_begin = std::max<int64_t>(first - branch.prefix, 0);
-          row.suffix_end = branch.suffix() + 1;
-        }
-        return ops::branch_attention(q, rows, arena_keys_[layer], arena_values_[layer]);
-      });
+void RolloutEngine::decode_once(StepResult* result) {
+  const ModelConfig& c = model_.config();
+  const int64_t count = static_cast<int64_t>(active_.size());
+  at::Tensor logits =
+      at::empty({count, c.vocab_size}, at::TensorOptions().dtype(at::kFloat).device(model_.device()));
+  const int64_t lanes = lane_count(model_);
+  // The rows of a lane: a multiple of kRowMultiple, so that only the last one pads.
+  const int64_t blocks = (count + kRowMultiple - 1) / kRowMultiple;
+  const int64_t lane_rows = (blocks + lanes - 1) / lanes * kRowMultiple;
+  at::parallel_for(0, lanes, 1, [&](int64_t begin, int64_t end) {
+    const c10::NoGradGuard no_grad;  // thread-local
+    for (int64_t lane = begin; lane < end; ++lane) {
+      const int64_t first = lane * lane_rows, last = std::min(count, first + lane_rows);
+      if (first < last) decode_block(first, last, logits);
+    }
+  });
 
   const bool sampling = std::any_of(active_.begin(), active_.end(),
                                     [](const Branch& branch) { return branch.spec.temperature > 0; });
-  const at::Tensor host_logits = sampling || logits.is_cpu() ? logits.cpu().contiguous() : at::Tensor();
-  const at::Tensor best = host_logits.defined() ? at::Tensor() : logits.argmax(-1).cpu();
+  const bool on_host = sampling || logits.is_cpu();
+  const at::Tensor host = on_host ? logits.cpu() : logits.argmax(-1).cpu();
   // From the last slot down, so that a finished branch's slot is filled by one that has already been looked
   // at.
   for (int64_t i = count - 1; i >= 0; --i) {
     Branch& branch = active_[i];
+    const uint64_t position = static_cast<uint64_t>(branch.position());
     ++branch.fed;
     if (branch.fed < branch.input.size()) continue;  // still feeding forced tokens
     int32_t token;
-    if (!host_logits.defined()) {
-      token = static_cast<int32_t>(best.const_data_ptr<int64_t>()[i]);
+    if (!on_host) {
+      token = static_cast<int32_t>(host.const_data_ptr<int64_t>()[i]);
     } else {
-      const float* row = host_logits.const_data_ptr<float>() + i * c.vocab_size;
-      const uint64_t position = static_cast<uint64_t>(positions[i]);
+      const float* row = host.const_data_ptr<float>() + i * c.vocab_size;
       token = branch.spec.temperature > 0
                   ? sample_row(row, c.vocab_size, branch.spec.temperature, branch.spec.top_p,
                                uniform_at(branch.spec.seed, position))

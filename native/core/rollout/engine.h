@@ -55,12 +55,14 @@ class RolloutEngine {
     std::vector<int32_t> decoded;  // without the end token
     int64_t prefix = 0;            // trunk tokens whose KV it reads
     int64_t suffix() const { return static_cast<int64_t>(fed); }
+    int64_t position() const { return prefix + suffix(); }  // of the next token to feed
   };
 
   void follow_weights();
   void admit(StepResult* result);
   void drop_cancelled();
   void reserve_arena();
+  void decode_block(int64_t first, int64_t last, at::Tensor& logits);
   void decode_once(StepResult* result);
   void accept(size_t slot, int32_t token, StepResult* result);
   void finish(size_t slot, int32_t end_token, StepResult* result);
