@@ -6,6 +6,7 @@
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
+import { textOf } from '../../lib/counterfactual/rollout-model.js';
 import {
   type AnnotateResult,
   type AnnotationStageOptions,
@@ -89,7 +90,7 @@ for (const family of families) {
         checkRecord(t, record, correct[i]!, {
           ...settings,
           skip: settings.truncated === 'skip',
-          ...(settings.keepRollouts ? { decode: (ids) => model.tokenizer.decode(ids) } : {}),
+          ...(settings.keepRollouts ? { decode: (ids) => textOf(model, ids) } : {}),
         });
       });
     }
