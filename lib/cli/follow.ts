@@ -1,0 +1,64 @@
+/** Watches a run: events as JSON on standard output, or told on standard error; says how to resume after Ctrl-C. */
+import type { Run } from '../index.js';
+import { InterruptedError } from './failure.js';
+import { shellQuoted } from './format.js';
+import { type AnyEvent, Narrator } from './narrate.js';
+import type { CommandContext } from './program.js';
+import { View } from './view.js';
+
+/** Events after which something is on disk that a user would not want to lose. */
+const work = new Set(['trunk', 'response', 'prediction', 'step']);
+
+const printJson = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`);
+
+/** The command that goes on where this one stopped. */
+function resumeCommand(argv: readonly string[], output: string): string {
+  const words: string[] = [];
+  for (let i = 0; i < argv.length; i++) {
+    const flag = argv[i]!.split('=')[0]!;
+    if (/^--(output|output-dir|outputDir|output_dir|resume)$/.test(flag)) {
+      if (!argv[i]!.includes('=') && flag !== '--resume') i++;
+      continue;
+    }
+    words.push(argv[i]!);
+  }
+  return `npx cft-native ${shellQuoted([...words, '--output', output, '--resume'])}`;
+}
+
+/**
+ * @param onEvent called with each event beside that.
+ * @returns the run's result.
+ * @throws what the run rejects with.
+ */
+export async function follow<Event extends AnyEvent, Result>(
+  run: Run<Event, Result>,
+  context: CommandContext,
+  onEvent: (event: Event) => void = () => {},
+): Promise<Result> {
+  const view = new View();
+  const narrator = new Narrator(view);
+  let output: string | undefined;
+  try {
+    for await (const event of run) {
+      if (event.type === 'start') output = event.output;
+      onEvent(event);
+      if (work.has(event.type)) context.worked();
+      if (context.json) printJson(event);
+      else narrator.tell(event);
+    }
+    const result = await run;
+    if (context.json) {
+      // Records and predictions are on disk, and too long for a line.
+      const { annotations: _, predictions: __, ...rest } = result as Record<string, unknown>;
+      printJson({ type: 'result', ...rest });
+    }
+    return result;
+  } catch (error) {
+    view.end();
+    if (error instanceof InterruptedError && output !== undefined)
+      process.stderr.write(`interrupted; continue with:\n  ${resumeCommand(context.argv, output)}\n`);
+    throw error;
+  } finally {
+    view.end();
+  }
+}

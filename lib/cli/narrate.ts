@@ -1,0 +1,108 @@
+/** Tells a run's events on a view. The commands' events share their shapes, so one narrator serves them all. */
+import type { AnnotateEvent, EvaluateEvent, TrainEvent } from '../index.js';
+import { count, duration, percent } from './format.js';
+import type { View } from './view.js';
+
+export type AnyEvent = AnnotateEvent | EvaluateEvent | TrainEvent;
+
+/** What each stage is called, and whether its total counts questions, responses or steps. */
+const stages: Record<string, string> = {
+  trunks: 'greedy responses',
+  rollouts: 'counterfactual rollouts',
+  eval: 'evaluation',
+  'eval-before': 'evaluation before',
+  'eval-before-sampled': 'evaluation before, sampled',
+  train: 'training',
+  'eval-after': 'evaluation after',
+  'eval-after-sampled': 'evaluation after, sampled',
+  'train-baseline': 'training the baseline',
+  'eval-baseline': 'evaluation of the baseline',
+  'eval-baseline-sampled': 'evaluation of it, sampled',
+  report: 'report',
+};
+
+export class Narrator {
+  readonly #view: View;
+  #stage: { name: string; start: number } | undefined;
+  #trunks = { done: 0, correct: 0 };
+  #losses: number[] = [];
+
+  constructor(view: View) {
+    this.#view = view;
+  }
+
+  #finishStage(text: string): void {
+    if (this.#stage === undefined) return;
+    const seconds = (performance.now() - this.#stage.start) / 1000;
+    this.#view.line(`${stages[this.#stage.name]}: ${text} (${duration(seconds)})`);
+    this.#stage = undefined;
+  }
+
+  #trunksDone(): void {
+    const { done, correct } = this.#trunks;
+    this.#finishStage(done === 0 ? 'done before' : `${count(correct)} of ${count(done)} correct`);
+  }
+
+  tell(event: AnyEvent): void {
+    switch (event.type) {
+      case 'start':
+        if ('model' in event) {
+          const { model, parameters, device, dtype } = event;
+          this.#view.line(`${model}: ${count(parameters)} parameters, ${dtype} on ${device}`);
+        }
+        this.#view.line(`run folder: ${event.output}`);
+        break;
+      case 'stage':
+        if (this.#stage?.name === 'trunks') this.#trunksDone();
+        this.#stage = { name: event.stage, start: performance.now() };
+        this.#losses = [];
+        if (event.stage !== 'report') this.#view.start(stages[event.stage] ?? event.stage);
+        break;
+      case 'progress':
+        this.#view.progress(event);
+        break;
+      case 'trunk':
+        this.#trunks.done++;
+        if (event.verdict === 'correct') this.#trunks.correct++;
+        break;
+      case 'step':
+        if (event.selectedTokens > 0) this.#losses.push(event.loss);
+        break;
+      case 'resumed':
+        this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
+        break;
+      case 'warning':
+        this.#view.line(`warning: ${event.message}`);
+        break;
+      case 'annotated':
+      case 'done':
+        if ('summary' in event) {
+          const { correct, criticalTokens, tokens, criticalShare, rollouts, tokensPerSecond } = event.summary;
+          this.#finishStage(
+            `${count(correct)} responses, ${count(criticalTokens)} of ${count(tokens)} tokens critical ` +
+              `(${percent(criticalShare)}), ${count(rollouts)} rollouts, ${count(tokensPerSecond)} tokens/s`,
+          );
+        }
+        break;
+      case 'saved':
+        this.#finishStage(
+          this.#losses.length === 0
+            ? 'done before'
+            : `${this.#losses.length} steps, loss ${this.#losses[0]!.toFixed(3)} → ${this.#losses.at(-1)!.toFixed(3)}`,
+        );
+        break;
+      case 'evaluated': {
+        const { accuracy, accuracyCi95, n } = event.summary;
+        const [low, high] = accuracyCi95;
+        this.#finishStage(
+          `${percent(accuracy)} (${percent(low)} to ${percent(high)}) of ${count(n)} questions`,
+        );
+        break;
+      }
+      case 'response':
+      case 'prediction':
+      case 'checkpoint':
+        break;
+    }
+  }
+}

@@ -1,0 +1,88 @@
+/** What a training run ends with on standard output. */
+import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
+import { describeComparison } from '../report/report.js';
+import { count, duration, percent, shellQuoted, textTable } from './format.js';
+
+const cells = (summary: EvalSummary | undefined): string[] =>
+  summary === undefined
+    ? ['', '']
+    : [percent(summary.accuracy), summary.accuracyCi95.map((v) => (100 * v).toFixed(1)).join(' to ')];
+
+const row = (name: string, evaluation: Evaluation | undefined): string[] => [
+  name,
+  ...cells(evaluation?.greedy),
+  ...cells(evaluation?.sampled),
+];
+
+function accuracies({ before, trained, baseline }: TrainResult): string[] {
+  if (before === undefined) return [];
+  const { n } = before.greedy;
+  const header = [`accuracy on ${n} questions`, 'greedy', '95 % interval'];
+  if (before.sampled) header.push(`sampled x ${before.sampled.samples}`, '95 % interval');
+  return [
+    textTable([
+      header,
+      row('before', before),
+      row(`after ${trained.strategy}`, trained.evaluation),
+      ...(baseline ? [row(`after ${baseline.strategy}`, baseline.evaluation)] : []),
+    ]),
+    '',
+  ];
+}
+
+function comparisons({ trained, baseline, againstBaseline }: TrainResult): string[] {
+  const rows: string[][] = [];
+  const add = (name: string, pair: { greedy: Comparison; sampled?: Comparison } | undefined): void => {
+    if (pair === undefined) return;
+    rows.push([name, `greedy   ${describeComparison(pair.greedy)}`]);
+    if (pair.sampled) rows.push(['', `sampled  ${describeComparison(pair.sampled)}`]);
+  };
+  add(`${trained.strategy} against before`, trained.change);
+  add(`${baseline?.strategy} against before`, baseline?.change);
+  add(`${trained.strategy} against ${baseline?.strategy}`, againstBaseline);
+  if (rows.length === 0) return [];
+  const width = Math.max(...rows.map(([name]) => name!.length));
+  return [...rows.map(([name, text]) => `${name!.padEnd(width)}   ${text}`), ''];
+}
+
+function costs({ annotation, trained, seconds }: TrainResult): string[] {
+  const lines: string[] = [];
+  if (annotation) {
+    lines.push(
+      `annotation   ${count(annotation.correct)} of ${count(annotation.questions)} responses correct, ` +
+        `${percent(annotation.criticalShare)} of ${count(annotation.tokens)} tokens critical, ` +
+        `${count(annotation.rollouts)} rollouts, ${count(annotation.tokensPerSecond)} decoded tokens/s`,
+    );
+  }
+  lines.push(
+    `training     ${trained.steps} steps, learning rate ${trained.learningRate}, ` +
+      `loss ${trained.firstLoss.toFixed(3)} → ${trained.lastLoss.toFixed(3)}` +
+      `${trained.skippedSteps > 0 ? `, ${trained.skippedSteps} steps skipped` : ''}`,
+  );
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
+  const stages = Object.entries(seconds).filter(([, value]) => value >= 0.05);
+  lines.push(
+    `time         ${duration(total)}: ${stages.map(([name, s]) => `${name} ${s.toFixed(1)}`).join(', ')}`,
+  );
+  return lines;
+}
+
+/** The table, the verdicts, the costs, where things are and what to type next. */
+export function trainTable(result: TrainResult): string {
+  const { trained, report, before } = result;
+  const next =
+    result.model === 'embedded'
+      ? 'npx cft-native train --model FOLDER_OR_HUB_ID --data questions.jsonl --eval-data test.jsonl'
+      : `npx cft-native generate --model ${shellQuoted([trained.model])} "..."`;
+  return [
+    ...accuracies(result),
+    ...comparisons(result),
+    ...costs(result),
+    `model        ${trained.model}`,
+    `report       ${report}`,
+    `next         ${next}`,
+    ...(before === undefined
+      ? ['             (no evaluation: give --eval-data, or --validation 0.1 for a share of the questions)']
+      : []),
+  ].join('\n');
+}

@@ -1,0 +1,42 @@
+/**
+ * cft-native: Critical Token Fine-tuning on libtorch. Importing this loads neither the addon nor libtorch; loadModel
+ * does. docs/ describes the method, the files and every function.
+ */
+export { type AnnotateOptions, annotate } from './counterfactual/annotate.js';
+export type { AnnotateEvent } from './counterfactual/events.js';
+export type { AnnotateResult } from './counterfactual/stage.js';
+export type { AnnotationSummary } from './counterfactual/summary.js';
+export type { QuestionInput, QuestionSource } from './data/questions.js';
+export { CftError, type CftErrorCode } from './errors.js';
+export type { Comparison, ComparisonVerdict } from './eval/comparison.js';
+export {
+  type EvaluateEvent,
+  type EvaluateOptions,
+  type EvaluateResult,
+  evaluate,
+} from './eval/evaluate.js';
+export type { Prediction } from './eval/predictions.js';
+export type { EvalSummary } from './eval/summary.js';
+export type { GenerateOptions, Generation } from './model/generation.js';
+export { type LoadEvent, type LoadOptions, loadModel } from './model/load.js';
+export type { Model, StreamedToken } from './model/model.js';
+export type { Tokenizer } from './model/tokenizer.js';
+export type { Run } from './run.js';
+export type { StrategyName } from './strategies/names.js';
+export type { TrainEvent, TrainStage } from './train/events.js';
+export type { TrainOptions } from './train/inputs.js';
+export type { StepMetrics } from './train/metrics.js';
+export type { Evaluation, EvaluationComparison, TrainedModel, TrainResult } from './train/result.js';
+export { train } from './train/train.js';
+export type {
+  AlternativeRecord,
+  AnnotationRecord,
+  AnnotationsMeta,
+  Question,
+  ResponseRecord,
+  Verdict,
+  Verification,
+  Verifier,
+  VerifierContext,
+} from './types.js';
+export { verify } from './verify/index.js';

@@ -1,0 +1,107 @@
+import test from 'ava';
+import { count, duration, shellQuoted, textTable } from '../../lib/cli/format.js';
+import { Narrator } from '../../lib/cli/narrate.js';
+import { View } from '../../lib/cli/view.js';
+
+function makeView(isTTY: boolean): { view: View; text: () => string; wait: (ms: number) => void } {
+  let written = '';
+  let now = 0;
+  const stream = { write: (text: string) => (written += text), isTTY, columns: 60 };
+  return {
+    view: new View(stream, () => now),
+    text: () => written,
+    wait: (ms) => {
+      now += ms;
+    },
+  };
+}
+
+const half = { done: 50, total: 100, share: 0.5, tokensPerSecond: 1234, secondsLeft: 65 };
+
+test('a terminal gets a bar that is redrawn, cut to its width and removed before the next line', (t) => {
+  const { view, text } = makeView(true);
+  view.start('work');
+  view.progress(half);
+  view.progress({ ...half, done: 60, share: 0.6 });
+  view.line('done');
+  const [first, second, last] = text().split('\r\u001b[2K');
+  t.regex(first!, /^work +█{12}░{12}/);
+  t.is(first!.length, 59);
+  t.regex(second!, /^work +█{14}░{10}/);
+  t.is(last, 'done\n');
+});
+
+test('without a terminal there is a line at the start and one every five seconds', (t) => {
+  const { view, text, wait } = makeView(false);
+  view.start('work');
+  for (let i = 0; i < 12; i++) {
+    view.progress(half);
+    wait(1000);
+  }
+  view.end();
+  t.is(
+    text(),
+    'work ...\n' +
+      'work: 50 %, 50/100, 1,234 tokens/s, 1 min 05 s left\n' +
+      'work: 50 %, 50/100, 1,234 tokens/s, 1 min 05 s left\n',
+  );
+});
+
+test('numbers, durations, tables and command lines for people', (t) => {
+  t.is(count(1234567.8), '1,234,568');
+  t.deepEqual([0.04, 9.96, 59, 61, 3600, 4800].map(duration), [
+    '0.0 s',
+    '10.0 s',
+    '59 s',
+    '1 min 01 s',
+    '1 h 00 min',
+    '1 h 20 min',
+  ]);
+  t.is(
+    textTable([
+      ['a', 'bb'],
+      ['ccc', 'd'],
+    ]),
+    'a     bb\nccc    d',
+  );
+  t.is(shellQuoted(['train', '--system', '', "it's", 'a/b=1']), "train --system '' 'it'\\''s' a/b=1");
+});
+
+test('the narrator ends each stage with what came of it', (t) => {
+  const { view, text } = makeView(false);
+  const narrator = new Narrator(view);
+  narrator.tell({ type: 'stage', stage: 'trunks', total: 3 });
+  for (const verdict of ['correct', 'incorrect', 'correct'] as const)
+    narrator.tell({ type: 'trunk', index: 0, id: '1', verdict, tokens: 4 });
+  narrator.tell({ type: 'stage', stage: 'rollouts', total: 2 });
+  narrator.tell({ type: 'stage', stage: 'train', total: 2 });
+  const step = {
+    type: 'step',
+    strategy: 'cft',
+    steps: 2,
+    epoch: 1,
+    learningRate: 1,
+    gradNorm: 1,
+    tokens: 9,
+    tokensPerSecond: 9,
+    peakMemoryBytes: 9,
+    skipped: false,
+  } as const;
+  narrator.tell({ ...step, step: 1, loss: 2, selectedTokens: 3 });
+  narrator.tell({ ...step, step: 2, loss: 0, selectedTokens: 0 });
+  narrator.tell({ ...step, step: 3, loss: 1, selectedTokens: 3 });
+  narrator.tell({ type: 'warning', message: 'look out' });
+  narrator.tell({ type: 'saved', strategy: 'cft', path: 'x' });
+  const lines = text()
+    .replaceAll(/\(\d\.\d s\)/g, '(t)')
+    .trimEnd()
+    .split('\n');
+  t.deepEqual(lines, [
+    'greedy responses ...',
+    'greedy responses: 2 of 3 correct (t)',
+    'counterfactual rollouts ...',
+    'training ...',
+    'warning: look out',
+    'training: 2 steps, loss 2.000 → 1.000 (t)',
+  ]);
+});
