@@ -20,10 +20,17 @@ export interface DownloadContext {
   onBytes(received: number): void;
 }
 
-const attempts = 5;
-
 /** A failure that another attempt may cure: the connection broke, the server was busy. */
-class Retryable extends Error {}
+class Retryable extends Error {
+  constructor(
+    message: string,
+    options?: { cause?: unknown },
+    /** Attempts after which it is final. */
+    readonly attempts = 5,
+  ) {
+    super(message, options);
+  }
+}
 
 const hashFor = (file: HubFile): Hash =>
   file.etag.length === 64 ? createHash('sha256') : createHash('sha1').update(`blob ${file.bytes}\0`);
@@ -100,6 +107,8 @@ async function attempt(url: string, file: HubFile, blob: string, context: Downlo
         offset > file.bytes
           ? `expected ${file.bytes} bytes, found more`
           : `expected the hash ${file.etag}, found another`,
+        {},
+        2,
       );
     }
     await handle.sync();
@@ -138,10 +147,10 @@ export async function downloadBlob(
         throw new CftError('ERR_CFT_IO', `${blob}: cannot be written: ${error.message}`, { cause: error });
       }
       if (!(error instanceof Retryable)) throw error;
-      if (tried === attempts) {
+      if (tried >= error.attempts) {
         throw new CftError(
           'ERR_CFT_DOWNLOAD',
-          `${url}: ${error.message}, after ${attempts} attempts; what was received is kept, the same command continues`,
+          `${url}: ${error.message}, after ${tried} attempts; the same command continues with what was received`,
           { cause: error },
         );
       }

@@ -31,7 +31,7 @@ export interface LoadOptions {
   device?: string | undefined;
   /** 'auto': the weights' own on CUDA; on the CPU float32 below 50M parameters or where bf16 is slow. */
   dtype?: 'auto' | 'float32' | 'bfloat16' | undefined;
-  /** CPU threads, for the whole process; only before the first model. */
+  /** CPU threads, for the whole process. */
   threads?: number | undefined;
   /** Branch, tag or commit of a hub model. */
   revision?: string | undefined;

@@ -7,7 +7,7 @@ import type { ExecutionContext } from 'ava';
 export const projectRoot = fileURLToPath(new URL('../..', import.meta.url));
 
 /** `CFT_DATA_DIR`, or `../shared/data`, both relative to the project root. */
-export const dataFolder = resolve(projectRoot, process.env['CFT_DATA_DIR'] ?? '../shared/data');
+export const dataFolder = resolve(projectRoot, process.env.CFT_DATA_DIR ?? '../shared/data');
 
 /** Full path of a file or folder of the data, e.g. `dataPath('svamp/test.jsonl')`; undefined where it is absent. */
 export function dataPath(relative: string): string | undefined {

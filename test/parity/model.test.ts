@@ -34,7 +34,7 @@ const families = [
 ];
 
 async function load(t: ExecutionContext, folder: string): Promise<Model> {
-  const model = await loadModel(folder, { device: 'cpu', dtype: 'float32' });
+  const model = await loadModel(folder, { device: 'cpu', dtype: 'float32', threads: 1 });
   t.teardown(() => model[Symbol.asyncDispose]());
   return model;
 }
