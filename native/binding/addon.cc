@@ -13,11 +13,8 @@
 #include "binding/engine.h"
 #include "binding/environment.h"
 #include "binding/model.h"
-#include "binding/worker.h"
-#if __has_include("binding/trainer.h")
 #include "binding/trainer.h"
-#define CFT_HAS_TRAINER
-#endif
+#include "binding/worker.h"
 #ifdef CFT_CUDA
 #include <cuda_runtime_api.h>
 #endif
@@ -109,18 +106,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   Worker::attach(env);
   environment->model_class = Napi::Persistent(ModelHandle::define(env));
   environment->engine_class = Napi::Persistent(EngineHandle::define(env));
-#ifdef CFT_HAS_TRAINER
   environment->trainer_class = Napi::Persistent(TrainerHandle::define(env));
-#endif
   exports.Set("info", Napi::Function::New<info>(env));
   exports.Set("cudaDevices", Napi::Function::New<cuda_devices>(env));
   exports.Set("setThreads", Napi::Function::New<set_threads>(env));
   exports.Set("peakMemoryBytes", Napi::Function::New<peak_memory_bytes>(env));
   exports.Set("loadModel", Napi::Function::New<&ModelHandle::load>(env));
   exports.Set("createRolloutEngine", Napi::Function::New<&EngineHandle::create>(env));
-#ifdef CFT_HAS_TRAINER
   exports.Set("createTrainer", Napi::Function::New<&TrainerHandle::create>(env));
-#endif
   return exports;
 }
 

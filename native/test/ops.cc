@@ -1,0 +1,120 @@
+// Operations against their libtorch references, safetensors round trips, and the row independence that
+// exactness rests on.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Version.h>
+#include <doctest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "core/errors.h"
+#include "core/io/safetensors.h"
+#include "core/ops/branch_attention.h"
+#include "core/rollout/decode.h"
+#include "core/rollout/sampling.h"
+
+namespace {
+
+at::Tensor normal(std::vector<int64_t> shape, uint64_t seed) {
+  return at::empty(shape, at::kFloat).normal_(0.0, 1.0, at::make_generator<at::CPUGeneratorImpl>(seed));
+}
+
+}  // namespace
+
+TEST_CASE("branch attention equals its reference for odd head sizes, empty trunks and windows") {
+  for (const int64_t dim : {4, 8, 12, 32, 80}) {
+    const int64_t kv_heads = 2, heads = 6, slots = 5, capacity = 16;
+    const at::Tensor trunk_keys = normal({23, kv_heads, dim}, 1),
+                     trunk_values = normal({23, kv_heads, dim}, 2);
+    const at::Tensor arena_keys = normal({slots, capacity, kv_heads, dim}, 3);
+    const at::Tensor arena_values = normal({slots, capacity, kv_heads, dim}, 4);
+    std::vector<cft::ops::BranchRow> rows;
+    const int64_t spans[5][4] = {{0, 23, 0, 1}, {0, 0, 0, 16}, {5, 17, 0, 3}, {9, 9, 4, 9}, {22, 23, 0, 8}};
+    for (int64_t i = 0; i < 5; ++i) {
+      rows.push_back({&trunk_keys, &trunk_values, spans[i][0], spans[i][1], 4 - i, spans[i][2], spans[i][3]});
+    }
+    const at::Tensor queries = normal({8, heads, dim}, 5) * 3;  // three rows of padding
+    const at::Tensor fast = cft::ops::branch_attention(queries, rows, arena_keys, arena_values);
+    const at::Tensor slow = cft::ops::branch_attention_reference(queries, rows, arena_keys, arena_values);
+    CHECK((fast - slow).abs().max().item<float>() < 2e-6f * slow.abs().max().item<float>() + 1e-6f);
+    CHECK(fast.narrow(0, 5, 3).abs().max().item<float>() == 0.0f);
+  }
+}
+
+TEST_CASE("branch attention survives scores of any size") {
+  const at::Tensor keys = at::full({1, 4, 1, 8}, 40.0f), values = normal({1, 4, 1, 8}, 1);
+  const std::vector<cft::ops::BranchRow> rows{{nullptr, nullptr, 0, 0, 0, 0, 4}};
+  for (const float size : {1e3f, -1e3f, 0.0f}) {
+    const at::Tensor out = cft::ops::branch_attention(at::full({1, 1, 8}, size), rows, keys, values);
+    CHECK((out - values.mean(1).view({1, 8})).abs().max().item<float>() < 1e-6f);
+  }
+}
+
+TEST_CASE("a row's product has the same bits in every batch") {
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{480, 160}, {896, 160}, {1536, 576}, {37, 24}}) {
+    const cft::Linear linear{"test", normal({out, in}, 6), normal({out}, 7)};
+    const at::Tensor x = normal({264, in}, 8);
+    const at::Tensor all = cft::row_linear(linear, x);
+    for (const int64_t rows : {8, 16, 24, 40, 64, 120, 128, 136, 256}) {
+      for (const int64_t first : {int64_t{0}, int64_t{1}, int64_t{5}, 264 - rows}) {
+        CHECK(at::equal(cft::row_linear(linear, x.narrow(0, first, rows).contiguous()),
+                        all.narrow(0, first, rows)));
+      }
+    }
+  }
+}
+
+TEST_CASE("sampling: frequencies follow the distribution, the nucleus cuts its tail") {
+  const std::vector<float> logits = {0.0f, std::log(2.0f), std::log(5.0f),
+                                     std::log(2.0f)};  // 0.1 0.2 0.5 0.2
+  std::vector<int> counts(4), nucleus(4), cold(4);
+  for (uint64_t position = 0; position < 20000; ++position) {
+    const double u = cft::uniform_at(11, position);
+    REQUIRE(u >= 0.0);
+    REQUIRE(u < 1.0);
+    ++counts[cft::sample_row(logits.data(), 4, 1.0, 1.0, u)];
+    ++nucleus[cft::sample_row(logits.data(), 4, 1.0, 0.65, u)];
+    ++cold[cft::sample_row(logits.data(), 4, 0.01, 1.0, u)];
+  }
+  const double expected[4] = {0.1, 0.2, 0.5, 0.2};
+  for (int i = 0; i < 4; ++i) CHECK(std::abs(counts[i] / 20000.0 - expected[i]) < 0.015);
+  CHECK(nucleus[0] == 0);  // 0.5 + 0.2 >= 0.65: the first of the two equals is kept
+  CHECK(nucleus[3] == 0);
+  CHECK(std::abs(nucleus[2] / 20000.0 - 5.0 / 7.0) < 0.015);
+  CHECK(cold[2] == 20000);
+  CHECK(cft::argmax_row(logits.data(), 4) == 2);
+  const float ties[3] = {1.0f, 2.0f, 2.0f};
+  CHECK(cft::argmax_row(ties, 3) == 1);
+}
+
+TEST_CASE(
+    "safetensors: what is written is read back; what lies outside the file or is not finite is refused") {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("cft-" + std::to_string(::getpid()))).string();
+  const at::Tensor a = normal({3, 5}, 9), b = normal({4}, 10).to(at::kBFloat16);
+  const uint64_t size = cft::write_safetensors(path, {{"a", a}, {"quote\"d", b}}, {{"k", "v"}});
+  CHECK(size == std::filesystem::file_size(path));
+  uint64_t header = 0;
+  std::ifstream(path, std::ios::binary).read(reinterpret_cast<char*>(&header), 8);
+  cft::TensorReader reader;
+  const cft::TensorEntry entry{"a", path, at::kFloat, {3, 5}, 8 + header, 60};
+  CHECK(at::equal(reader.read(entry, at::kFloat, at::kCPU), a));
+  const cft::TensorEntry second{"b", path, at::kBFloat16, {4}, 8 + header + 60, 8};
+  CHECK(at::equal(reader.read(second, at::kBFloat16, at::kCPU), b));
+  CHECK(at::equal(reader.read(second, at::kFloat, at::kCPU), b.to(at::kFloat)));
+  for (const cft::TensorEntry& bad : {cft::TensorEntry{"a", path, at::kFloat, {3, 5}, size - 56, 60},
+                                      cft::TensorEntry{"a", path, at::kFloat, {3, 5}, UINT64_MAX - 8, 60},
+                                      cft::TensorEntry{"a", path, at::kFloat, {3, 6}, 8 + header, 60}}) {
+    CHECK_THROWS_AS(reader.read(bad, at::kFloat, at::kCPU), cft::Error);
+  }
+  at::Tensor broken = a.clone();
+  broken[1][2] = std::nan("");
+  cft::write_safetensors(path, {{"a", broken}});
+  CHECK_THROWS_AS(
+      cft::TensorReader().read({"a", path, at::kFloat, {3, 5}, size - 68, 60}, at::kFloat, at::kCPU),
+      cft::Error);
+  CHECK_THROWS_AS(cft::write_safetensors(path + "/no/such/folder", {{"a", a}}), cft::Error);
+  std::filesystem::remove(path);
+}

@@ -1,0 +1,255 @@
+// The rollout engine against plain re-decoding with the reference forward pass, and against itself at other
+// batch sizes.
+#include <c10/core/GradMode.h>
+#include <doctest.h>
+
+#include <map>
+
+#include "core/errors.h"
+#include "core/model/decoder.h"
+#include "core/rollout/engine.h"
+#include "random_model.h"
+
+namespace {
+
+using cft::BranchResult;
+using cft::BranchSpec;
+using cft::Model;
+using cft::RolloutEngine;
+
+using Results = std::map<int64_t, BranchResult>;
+
+Results drain(RolloutEngine& engine, int64_t max_steps = 1000) {
+  Results results;
+  for (;;) {
+    const cft::StepResult step = engine.step(max_steps);
+    for (const BranchResult& branch : step.finished) results[branch.id] = branch;
+    if (step.active + step.waiting == 0) return results;
+  }
+}
+
+// Greedy decoding without any cache: the whole sequence again for every token.
+BranchResult decode_from_scratch(const Model& model, std::vector<int32_t> ids, int64_t budget,
+                                 int32_t end_token, float* smallest_gap) {
+  const c10::NoGradGuard no_grad;
+  BranchResult result;
+  for (int64_t i = 0; i < budget; ++i) {
+    const auto packed = cft::PackedTokens::make(model, ids, {0, static_cast<int64_t>(ids.size())});
+    const at::Tensor hidden = cft::forward_hidden(model, packed);
+    const auto [values, indices] = cft::forward_head(model, hidden.slice(0, -1)).squeeze(0).topk(2);
+    *smallest_gap = std::min(*smallest_gap, (values[0] - values[1]).item<float>());
+    const int32_t token = static_cast<int32_t>(indices[0].item<int64_t>());
+    if (token == end_token) {
+      result.end_token_id = token;
+      return result;
+    }
+    result.token_ids.push_back(token);
+    ids.push_back(token);
+  }
+  return result;
+}
+
+// Two alternatives at every position of a trunk, as annotation asks for them.
+std::vector<BranchSpec> counterfactuals(RolloutEngine& engine, const std::vector<int32_t>& ids,
+                                        int64_t prompt, int64_t budget, double temperature = 0.0) {
+  cft::TrunkScores scores;
+  const int64_t trunk = engine.add_trunk(ids, prompt, 2, &scores);
+  std::vector<BranchSpec> specs;
+  for (size_t i = 0; i < scores.alternative_ids.size(); ++i) {
+    BranchSpec spec;
+    spec.id = static_cast<int64_t>(i);
+    spec.trunk = trunk;
+    spec.length = prompt + static_cast<int64_t>(i) / 2;
+    spec.forced_tokens = {scores.alternative_ids[i]};
+    spec.max_new_tokens = budget;
+    spec.temperature = temperature;
+    spec.seed = i;
+    specs.push_back(spec);
+  }
+  return specs;
+}
+
+std::vector<int32_t> some_ids(int64_t count, int64_t vocab) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>((i * 7 + i * i) % vocab));
+  return ids;
+}
+
+bool same(const Results& a, const Results& b) {
+  if (a.size() != b.size()) return false;
+  for (const auto& [id, x] : a) {
+    const BranchResult& y = b.at(id);
+    if (x.token_ids != y.token_ids || x.end_token_id != y.end_token_id) return false;
+  }
+  return true;
+}
+
+constexpr int32_t kEnd = 3;
+
+}  // namespace
+
+TEST_CASE("rollouts equal plain re-decoding for every structure of model") {
+  for (const cft_test::Structure structure : cft_test::kStructures) {
+    Model model = cft_test::random_model(structure);
+    const std::vector<int32_t> ids = some_ids(13, model.config().vocab_size);
+    RolloutEngine engine(model, 16, {kEnd});
+    const std::vector<BranchSpec> specs = counterfactuals(engine, ids, 4, 12);
+    engine.submit(specs);
+    const Results results = drain(engine);
+    REQUIRE(results.size() == specs.size());
+    int compared = 0;
+    for (const BranchSpec& spec : specs) {
+      std::vector<int32_t> prefix(ids.begin(), ids.begin() + spec.length);
+      prefix.insert(prefix.end(), spec.forced_tokens.begin(), spec.forced_tokens.end());
+      float gap = 1e9f;
+      const BranchResult expected = decode_from_scratch(model, prefix, spec.max_new_tokens, kEnd, &gap);
+      if (gap < 1e-4f) continue;  // a near tie may go either way
+      ++compared;
+      CHECK(results.at(spec.id).token_ids == expected.token_ids);
+      CHECK(results.at(spec.id).end_token_id == expected.end_token_id);
+    }
+    CHECK(compared >= static_cast<int>(specs.size()) * 9 / 10);
+  }
+}
+
+TEST_CASE("tokens do not depend on the size of the batch, greedy or sampled") {
+  for (const double temperature : {0.0, 1.0}) {
+    Results expected;
+    for (const int64_t concurrency : {1, 7, 16, 64, 200}) {
+      Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+      RolloutEngine engine(model, concurrency, {kEnd});
+      engine.submit(counterfactuals(engine, some_ids(40, model.config().vocab_size), 4, 20, temperature));
+      const Results results = drain(engine);
+      if (expected.empty()) expected = results;
+      CHECK(same(expected, results));
+    }
+    CHECK(expected.size() == 72);
+  }
+}
+
+TEST_CASE("sampling depends on the seed") {
+  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+  RolloutEngine engine(model, 8, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  for (int64_t id = 0; id < 3; ++id) {
+    BranchSpec spec{id, trunk, 3, {}, 20, 1.0, 1.0, id == 2 ? 7u : 5u};
+    engine.submit({spec});
+  }
+  const Results results = drain(engine);
+  CHECK(results.at(0).token_ids == results.at(1).token_ids);
+  CHECK(results.at(0).token_ids != results.at(2).token_ids);
+}
+
+TEST_CASE("a branch without forced tokens continues its prefix, whatever the trunk holds after it") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine engine(model, 8, {});
+  const int64_t longer = engine.add_trunk({1, 2, 3, 9, 9, 9}, 6, 0, nullptr);
+  const int64_t exact = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  const int64_t single = engine.add_trunk({1}, 1, 0, nullptr);
+  engine.submit({{1, longer, 3, {}, 10}, {2, exact, 3, {}, 10}, {3, single, 1, {2, 3}, 10}});
+  const Results results = drain(engine);
+  CHECK(results.at(1).token_ids == results.at(2).token_ids);
+  CHECK(results.at(1).token_ids == results.at(3).token_ids);
+  CHECK(results.at(1).token_ids.size() == 10);
+}
+
+TEST_CASE("budgets: none, one token, and the end token counts") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine free_engine(model, 8, {});
+  const int64_t trunk = free_engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  free_engine.submit({{1, trunk, 3, {}, 0}, {2, trunk, 3, {}, 1}, {3, trunk, 3, {}, 5}});
+  const Results results = drain(free_engine);
+  CHECK(results.at(1).token_ids.empty());
+  CHECK(results.at(1).end_token_id == -1);
+  CHECK(results.at(2).token_ids.size() == 1);
+  REQUIRE(results.at(3).token_ids.size() == 5);
+
+  // With the third token as the end token, a budget of 3 is just enough and one of 2 is not.
+  const std::vector<int32_t>& tokens = results.at(3).token_ids;
+  const int32_t end = tokens[2];
+  if (tokens[0] != end && tokens[1] != end) {
+    RolloutEngine engine(model, 8, {end});
+    const int64_t again = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+    engine.submit({{1, again, 3, {}, 3}, {2, again, 3, {}, 2}});
+    const Results ended = drain(engine);
+    CHECK(ended.at(1).end_token_id == end);
+    CHECK(ended.at(1).token_ids.size() == 2);
+    CHECK(ended.at(2).end_token_id == -1);
+    CHECK(ended.at(2).token_ids.size() == 2);
+  }
+}
+
+TEST_CASE(
+    "trunk scores are the log-probabilities of the forward pass, and alternatives never hold the own token") {
+  Model model = cft_test::random_model(cft_test::Structure::kQwen3);
+  RolloutEngine engine(model, 8, {});
+  const std::vector<int32_t> ids = some_ids(300, model.config().vocab_size);  // more than one block of rows
+  cft::TrunkScores scores;
+  engine.add_trunk(ids, 5, 3, &scores);
+  const c10::NoGradGuard no_grad;
+  const auto packed = cft::PackedTokens::make(model, ids, {0, 300});
+  const at::Tensor expected =
+      at::log_softmax(cft::forward_head(model, cft::forward_hidden(model, packed)), -1);
+  REQUIRE(scores.log_probs.size() == 295);
+  REQUIRE(scores.alternative_ids.size() == 295 * 3);
+  for (size_t i = 0; i < scores.log_probs.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) + 4;
+    CHECK(scores.log_probs[i] == doctest::Approx(expected[row][ids[row + 1]].item<float>()).epsilon(1e-5));
+    for (int r = 0; r < 3; ++r) {
+      const int32_t alternative = scores.alternative_ids[i * 3 + r];
+      CHECK(alternative != ids[row + 1]);
+      CHECK(scores.alternative_log_probs[i * 3 + r] ==
+            doctest::Approx(expected[row][alternative].item<float>()).epsilon(1e-5));
+    }
+    CHECK(scores.alternative_log_probs[i * 3] >= scores.alternative_log_probs[i * 3 + 1]);
+  }
+}
+
+TEST_CASE("cancelled branches give no result and leave the others as they are") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine engine(model, 2, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  engine.submit({{1, trunk, 4, {}, 12}, {2, trunk, 3, {5}, 12}, {3, trunk, 2, {6}, 12}});
+  RolloutEngine alone(model, 1, {});
+  const int64_t own = alone.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  alone.submit({{2, own, 3, {5}, 12}});
+  engine.step(4);
+  engine.cancel({1, 3});  // one active, one waiting
+  engine.release_trunk(trunk);
+  const Results results = drain(engine);
+  CHECK(results.size() == 1);
+  CHECK(same(results, drain(alone)));
+  CHECK_THROWS_AS(engine.submit({{9, trunk, 4, {}, 1}}), cft::Error);
+}
+
+TEST_CASE("bad branches and trunks are refused and queue nothing") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine engine(model, 2, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  const int32_t vocab = static_cast<int32_t>(model.config().vocab_size);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 3, {}, 1}, {1, trunk, 3, {}, 1}}), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk + 1, 3, {}, 1}}), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 4, {}, 1}}), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 0, {}, 1}}), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 3, {vocab}, 1}}), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 3, {}, model.config().max_positions}}), cft::Error);
+  CHECK(drain(engine).empty());
+  CHECK_THROWS_AS(engine.add_trunk({}, 1, 0, nullptr), cft::Error);
+  CHECK_THROWS_AS(engine.add_trunk({-1}, 1, 0, nullptr), cft::Error);
+  CHECK_THROWS_AS(engine.add_trunk({1, 2}, 3, 0, nullptr), cft::Error);
+  CHECK_THROWS_AS(RolloutEngine(model, 0, {}), cft::Error);
+  CHECK_THROWS_AS(RolloutEngine(model, 1, {vocab}), cft::Error);
+}
+
+TEST_CASE("changed weights drop trunks instead of mixing two models") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine engine(model, 2, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  engine.submit({{1, trunk, 3, {}, 5}});
+  model.weights_changed();
+  CHECK_THROWS_AS(engine.step(1), cft::Error);
+  CHECK_THROWS_AS(engine.submit({{1, trunk, 3, {}, 5}}), cft::Error);
+  const int64_t fresh = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  engine.submit({{1, fresh, 3, {}, 5}});
+  CHECK(drain(engine).at(1).token_ids.size() == 5);
+}
