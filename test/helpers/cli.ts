@@ -1,0 +1,52 @@
+/** Runs the command line as a user does, in a process of its own. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { projectRoot } from './data.js';
+
+export interface CliResult {
+  /** Null where a signal ended it. */
+  status: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+export interface CliOptions {
+  input?: string | Buffer;
+  env?: Record<string, string>;
+  cwd?: string;
+  /** Called with all of standard output so far, at each piece of it. */
+  onOutput?: (stdout: string, child: ChildProcess) => void;
+}
+
+const mainFile = join(projectRoot, 'lib/cli/main.ts');
+
+export async function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
+  const tsx = join(projectRoot, 'node_modules/tsx/dist/loader.mjs');
+  const child = spawn(process.execPath, ['--import', tsx, mainFile, ...args], {
+    cwd: options.cwd ?? projectRoot,
+    env: { ...process.env, NODE_OPTIONS: '', CFT_DEBUG: '', FORCE_COLOR: '0', ...options.env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.on('data', (chunk) => {
+    stdout += chunk;
+    options.onOutput?.(stdout, child);
+  });
+  child.stderr.on('data', (chunk) => {
+    stderr += chunk;
+  });
+  child.stdin.on('error', () => {}); // a command that does not read its input is no failure
+  child.stdin.end(options.input ?? '');
+  const [status, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+  return { status, signal, stdout, stderr };
+}
+
+/** Objects of a command's --json output. */
+export const jsonEvents = (stdout: string): Record<string, unknown>[] =>
+  stdout
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
