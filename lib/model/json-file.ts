@@ -1,5 +1,5 @@
 /** Reading JSON files and their fields, with messages that name file, field, expected and found. */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, type Stats, statSync } from 'node:fs';
 import { CftError, type CftErrorCode, isSystemError } from '../errors.js';
 
 export type JsonObject = Record<string, unknown>;
@@ -13,14 +13,23 @@ export function show(value: unknown): string {
 export const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** True for a regular file, through symlinks. */
-export function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    // A path through a file, a circle of links: there is nothing there.
+    if (isSystemError(error) && ['ENOTDIR', 'ELOOP', 'ENAMETOOLONG'].includes(error.code as string))
+      return undefined;
+    throw new CftError('ERR_CFT_BAD_MODEL', `${path}: cannot be read: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
 }
 
-export function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-}
+/** True for a regular file, through symlinks. */
+export const isFile = (path: string): boolean => statOf(path)?.isFile() ?? false;
+
+export const isFolder = (path: string): boolean => statOf(path)?.isDirectory() ?? false;
 
 /** Reads a text file as strict UTF-8. @throws CftError `code` where it is absent, unreadable or not UTF-8. */
 export function readText(path: string, code: CftErrorCode): string {

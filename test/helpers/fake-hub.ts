@@ -100,12 +100,15 @@ export async function startFakeHub(
         server.close(() => resolve());
       }),
   };
-  const before = { ...process.env };
+  const names = ['HF_ENDPOINT', 'HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE'] as const;
+  const before = names.map((name) => process.env[name]);
+  for (const name of names) delete process.env[name];
   Object.assign(process.env, { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cache });
-  delete process.env.HF_TOKEN;
-  delete process.env.HF_HUB_OFFLINE;
   t.teardown(async () => {
-    process.env = before;
+    for (const [i, name] of names.entries()) {
+      delete process.env[name];
+      if (before[i] !== undefined) process.env[name] = before[i];
+    }
     await hub.close();
   });
   return hub;
