@@ -91,21 +91,19 @@ function cmakeJs(args, env) {
 }
 
 /**
- * Compiles and returns the binary's path in the CMake folder.
+ * Compiles `targets` in `folder`.
  * @param {Libtorch} libtorch
  * @param {Flavour} flavour
- * @param {{ targets: string[], place: string, env: NodeJS.ProcessEnv }} options
+ * @param {{ targets: string[], folder: string, env: NodeJS.ProcessEnv }} options
  */
-function compile(libtorch, flavour, { targets, place, env }) {
-  const out = join(dirname(place), 'cmake', `${flavour}-${libtorch.version}`);
+function compile(libtorch, flavour, { targets, folder, env }) {
   // A file of ours needs up to 2 GB to compile.
   const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 31)));
   const defines = [`--CDCFT_TORCH_ROOT=${libtorch.root}`, `--CDCFT_FLAVOUR=${flavour}`];
-  const common = ['--log-level', 'warn', '--out', out, ...defines];
+  const common = ['--log-level', 'warn', '--out', folder, ...defines];
   cmakeJs(['configure', ...common], env);
   for (const target of targets)
     cmakeJs(['build', ...common, '--parallel', String(jobs), '--target', target], env);
-  return join(out, 'Release', binaryName);
 }
 
 /**
@@ -160,10 +158,10 @@ export async function obtainLibtorch({ flavour, env, log }) {
 export const defaultCudaVersion = '2.14.1';
 
 /**
- * Makes sure that the addon of the present sources exists for `flavour` and returns it. `tests` also builds the C++
- * tests; `rebuilt` tells whether anything was done.
+ * Makes sure that the addon of the present sources exists for `flavour`. `tests` also builds the C++ tests, in
+ * `cmakeFolder`; `rebuilt` tells whether the addon is new.
  * @param {{ flavour: Flavour, tests?: boolean, env?: NodeJS.ProcessEnv, log: Log }} options
- * @returns {Promise<{ addon: BuiltAddon, rebuilt: boolean }>}
+ * @returns {Promise<{ addon: BuiltAddon, rebuilt: boolean, cmakeFolder: string }>}
  */
 export async function buildAddon({ flavour, tests = false, env = process.env, log }) {
   const libtorch = await obtainLibtorch({ flavour, env, log });
@@ -171,23 +169,28 @@ export async function buildAddon({ flavour, tests = false, env = process.env, lo
   const place = placeOf(env);
   const sources = sourceHash();
   const key = addonKey(libtorch.version, flavour, sources);
+  const cmakeFolder = join(dirname(place), 'cmake', `${flavour}-${libtorch.version}`);
   const present = () => {
     const addon = readAddon(join(place, key));
     return addon?.torch_root === libtorch.root ? addon : null;
   };
-  const before = tests ? null : present();
-  if (before) return { addon: before, rebuilt: false };
+  const before = present();
+  if (before && !tests) return { addon: before, rebuilt: false, cmakeFolder };
   return withLock(join(place, '.lock'), log, async () => {
-    const meanwhile = present();
+    let addon = present();
+    const rebuilt = !addon;
     const prebuilt = prebuiltBinary(key);
-    if (tests || !(meanwhile || existsSync(prebuilt))) requireToolchain(flavour, env);
-    const targets = [
-      ...(tests ? ['cft_tests'] : []),
-      ...(meanwhile || existsSync(prebuilt) ? [] : ['cft_native']),
-    ];
-    const compiled = targets.length > 0 ? compile(libtorch, flavour, { targets, place, env }) : prebuilt;
-    if (!meanwhile)
-      install(place, key, existsSync(prebuilt) ? prebuilt : compiled, libtorch, flavour, sources);
-    return { addon: /** @type {BuiltAddon} */ (present()), rebuilt: !meanwhile };
+    const targets = tests ? ['cft_tests', 'cft_emulator_asan'] : [];
+    if (!addon && !existsSync(prebuilt)) targets.push('cft_native');
+    if (targets.length > 0) {
+      requireToolchain(flavour, env);
+      compile(libtorch, flavour, { targets, folder: cmakeFolder, env });
+    }
+    if (!addon) {
+      const binary = existsSync(prebuilt) ? prebuilt : join(cmakeFolder, 'Release', binaryName);
+      install(place, key, binary, libtorch, flavour, sources);
+      addon = /** @type {BuiltAddon} */ (present());
+    }
+    return { addon, rebuilt, cmakeFolder };
   });
 }

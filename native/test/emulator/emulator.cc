@@ -1,0 +1,166 @@
+#include "test/emulator/emulator.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace emulator {
+namespace {
+
+constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kWarp = 32;
+
+enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
+
+struct Fiber {
+  ucontext_t context{};
+  std::vector<char> stack;
+  State state = State::kReady;
+  Dim3 index;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<uint64_t> exchanged;  // one slot per thread
+  std::vector<unsigned char> shared;
+  const std::function<void()>* kernel = nullptr;
+  ucontext_t scheduler{};
+  size_t current = 0;
+  const void* scheduler_stack = nullptr;  // for AddressSanitizer, which must know every stack
+  size_t scheduler_stack_bytes = 0;
+};
+
+Block block;
+
+// AddressSanitizer follows a change of stacks only when it is told.
+void announce_switch([[maybe_unused]] void** saved, [[maybe_unused]] const void* stack,
+                     [[maybe_unused]] size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(saved, stack, bytes);
+#endif
+}
+
+void confirm_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** stack,
+                    [[maybe_unused]] size_t* bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(saved, stack, bytes);
+#endif
+}
+
+void leave(State state) {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.state = state;
+  void* saved = nullptr;
+  announce_switch(state == State::kDone ? nullptr : &saved, block.scheduler_stack,
+                  block.scheduler_stack_bytes);
+  swapcontext(&fiber.context, &block.scheduler);
+  confirm_switch(saved, nullptr, nullptr);
+}
+
+void enter(size_t number) {
+  block.current = number;
+  Fiber& fiber = block.fibers[number];
+  threadIdx = fiber.index;
+  void* saved = nullptr;
+  announce_switch(&saved, fiber.stack.data(), fiber.stack.size());
+  swapcontext(&block.scheduler, &fiber.context);
+  confirm_switch(saved, nullptr, nullptr);
+}
+
+void fiber_main() {
+  confirm_switch(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+  (*block.kernel)();
+  leave(State::kDone);
+}
+
+void start(Fiber& fiber) {
+  fiber.stack.resize(kStackBytes);
+  fiber.state = State::kReady;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.data();
+  fiber.context.uc_stack.ss_size = fiber.stack.size();
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+}
+
+// Lets every group of `size` threads go on whose living members all wait in `state`. True where there was
+// one.
+bool release(size_t size, State state) {
+  bool any = false;
+  for (size_t first = 0; first < block.fibers.size(); first += size) {
+    const auto begin = block.fibers.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto end =
+        block.fibers.begin() + static_cast<std::ptrdiff_t>(std::min(first + size, block.fibers.size()));
+    if (std::none_of(begin, end, [&](const Fiber& f) { return f.state == state; })) continue;
+    if (std::any_of(begin, end, [&](const Fiber& f) { return f.state != state && f.state != State::kDone; }))
+      continue;
+    for (auto fiber = begin; fiber != end; ++fiber)
+      if (fiber->state == state) fiber->state = State::kReady;
+    any = true;
+  }
+  return any;
+}
+
+void run_block(Order order) {
+  const size_t count = block.fibers.size();
+  std::fill(block.shared.begin(), block.shared.end(), static_cast<unsigned char>(0xff));
+  std::fill(block.exchanged.begin(), block.exchanged.end(), ~uint64_t{0});
+  for (Fiber& fiber : block.fibers) start(fiber);
+  for (;;) {
+    bool ran = false;
+    for (size_t i = 0; i < count; ++i) {
+      const size_t number = order == Order::kForward ? i : count - 1 - i;
+      if (block.fibers[number].state != State::kReady) continue;
+      ran = true;
+      enter(number);
+    }
+    if (ran || release(kWarp, State::kAtWarpBarrier) || release(count, State::kAtBlockBarrier)) continue;
+    const bool done = std::all_of(block.fibers.begin(), block.fibers.end(),
+                                  [](const Fiber& f) { return f.state == State::kDone; });
+    if (done) return;
+    throw std::runtime_error("the threads of a block wait at different barriers");
+  }
+}
+
+}  // namespace
+
+void launch(Dim3 grid, Dim3 threads, size_t shared_bytes, Order order, const std::function<void()>& kernel) {
+  gridDim = grid;
+  blockDim = threads;
+  const size_t count = size_t{threads.x} * threads.y * threads.z;
+  block = Block{};
+  block.kernel = &kernel;
+  block.shared = std::vector<unsigned char>(shared_bytes);
+  block.exchanged.resize(count);
+  block.fibers.resize(count);
+  for (size_t i = 0; i < count; ++i)
+    block.fibers[i].index = {static_cast<unsigned>(i % threads.x),
+                             static_cast<unsigned>(i / threads.x % threads.y),
+                             static_cast<unsigned>(i / threads.x / threads.y)};
+  const size_t blocks = size_t{grid.x} * grid.y * grid.z;
+  for (size_t i = 0; i < blocks; ++i) {
+    const size_t number = order == Order::kForward ? i : blocks - 1 - i;
+    blockIdx = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                static_cast<unsigned>(number / grid.x / grid.y)};
+    run_block(order);
+  }
+}
+
+unsigned char* shared_memory() { return block.shared.data(); }
+void sync_warp() { leave(State::kAtWarpBarrier); }
+void sync_block() { leave(State::kAtBlockBarrier); }
+unsigned lane() { return static_cast<unsigned>(block.current % kWarp); }
+
+uint64_t exchange(uint64_t value, unsigned source) {
+  const size_t own = block.current, other = own / kWarp * kWarp + source;
+  block.exchanged[own] = value;
+  sync_warp();
+  const uint64_t result = source < kWarp && other < block.exchanged.size() ? block.exchanged[other] : value;
+  sync_warp();
+  return result;
+}
+
+}  // namespace emulator

@@ -1,0 +1,89 @@
+// Runs CUDA C++ kernels on the CPU, one block after the other, each thread of a block a fiber. For tests
+// only: slow and deterministic, on any machine. The kernel's source is the one that nvcc compiles.
+//
+// Works: threadIdx, blockIdx, blockDim, gridDim, dynamic shared memory, __syncthreads, __syncwarp, full-warp
+// shuffles, atomicAdd. Shared memory is exactly as large as asked and starts as NaNs, so that reads before
+// writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at barriers only and
+// run in either order, so a missing barrier shows as poison; true races, tensor cores and speed do not show
+// here.
+#pragma once
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define CFT_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(::emulator::shared_memory())
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+inline Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+enum class Order { kForward, kBackward };
+
+// Calls `kernel` once per thread of the grid. Throws std::runtime_error where the threads of a block wait at
+// different barriers for ever. Grid and block are as in CUDA; `shared_bytes` is the dynamic shared memory.
+void launch(Dim3 grid, Dim3 block, size_t shared_bytes, Order order, const std::function<void()>& kernel);
+
+unsigned char* shared_memory();
+
+// The calling fiber waits for its warp or its block.
+void sync_warp();
+void sync_block();
+
+// Value that lane `source` of the caller's warp passed to the same call; the caller's own where there is no
+// such lane.
+uint64_t exchange(uint64_t value, unsigned source);
+
+unsigned lane();
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::sync_block(); }
+inline void __syncwarp(unsigned = ~0u) { emulator::sync_warp(); }
+
+template <class T>
+T emulated_shuffle(T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = emulator::exchange(bits, source);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulated_shuffle(value, emulator::lane() ^ static_cast<unsigned>(mask));
+}
+
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned delta) {
+  return emulated_shuffle(value, emulator::lane() + delta);
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int source) {
+  return emulated_shuffle(value, static_cast<unsigned>(source) % 32);
+}
+
+template <class T>
+T atomicAdd(T* place, T value) {
+  const T old = *place;
+  *place = old + value;
+  return old;
+}
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
