@@ -139,7 +139,23 @@ export function phraseAnswer(text: string): string | undefined {
   return undefined;
 }
 
-/** Spans of $...$, $$...$$, \(...\) and \[...\]. A dollar sign is a delimiter where TeX-aware Markdown says so: no space inside, no digit after the closing one. */
+const mathOpening = /\$\$?|\\[([]|\\begin\{((?:align|equation|gather|eqnarray)\*?)\}|\\./gs;
+
+function mathClosing(open: string, environment: string | undefined): string | undefined {
+  if (environment !== undefined) return `\\end{${environment}}`;
+  if (open === '\\(') return '\\)';
+  if (open === '\\[') return '\\]';
+  return open.startsWith('$') ? open : undefined;
+}
+
+/** The last row of an aligned computation, without its `&`. */
+const lastRow = (rows: string): string =>
+  (rows.trim().replace(/\\\\$/, '').split('\\\\').at(-1) ?? '').replaceAll('&', '');
+
+/**
+ * Spans of $...$, $$...$$, \(...\), \[...\] and of aligned environments, whose content is their last row. A dollar
+ * sign is a delimiter where Markdown with TeX says so: no space inside, no digit after the closing one.
+ */
 export function mathSpans(text: string): Span[] {
   const spans: Span[] = [];
   /** Closing delimiters that do not come any more, so that a text full of opening ones costs one search. */
@@ -149,18 +165,19 @@ export function mathSpans(text: string): Span[] {
     if (found < 0) absent.add(delimiter);
     return found;
   };
-  const pattern = /\$\$?|\\[([]|\\./gs;
-  for (let match = pattern.exec(text); match !== null; match = pattern.exec(text)) {
-    const [open] = match;
-    const close = open === '\\(' ? '\\)' : open === '\\[' ? '\\]' : open.startsWith('$') ? open : undefined;
+  mathOpening.lastIndex = 0;
+  for (let match = mathOpening.exec(text); match !== null; match = mathOpening.exec(text)) {
+    const [open, environment] = match;
+    const close = mathClosing(open, environment);
     const start = match.index + open.length;
     const end = close === undefined ? -1 : find(close, start);
     if (close === undefined || end < 0) continue;
     const content = text.slice(start, end);
     const isMoney = open === '$' && (/^\s|\s$|\n\n/.test(content) || /\d/.test(text[end + 1] ?? ''));
     if (isMoney || content.trim() === '') continue;
-    spans.push({ start: match.index, end: end + close.length, content });
-    pattern.lastIndex = end + close.length;
+    const formula = environment === undefined ? content : lastRow(content);
+    spans.push({ start: match.index, end: end + close.length, content: formula });
+    mathOpening.lastIndex = end + close.length;
   }
   return spans;
 }
@@ -184,15 +201,31 @@ export function numberSpans(text: string): Span[] {
   return spans;
 }
 
+/** The last number; only as much of the text is searched as needed. */
+function lastNumber(text: string): Span | undefined {
+  for (const size of [300, text.length]) {
+    const offset = Math.max(0, text.length - size);
+    const last = numberSpans(text.slice(offset)).at(-1);
+    // A number at the cut may have begun before it.
+    if (last !== undefined && (last.start > 0 || offset === 0)) {
+      return { start: last.start + offset, end: last.end + offset, content: last.content };
+    }
+  }
+  return undefined;
+}
+
+const consequence = /\\(?:implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff)(?![A-Za-z])/;
+
 /** The last formula or number of a response without a marked answer. `wantsNumber`: the gold answer is a number. */
 export function lastAnswer(text: string, wantsNumber: boolean): string | undefined {
   const window = text.slice(-8000);
-  const formulas = mathSpans(window).filter(
-    ({ content }) => content.trim() !== '' && (!wantsNumber || /\d/.test(foldUnicode(content))),
-  );
-  const formula = formulas.at(-1);
-  const number = wantsNumber ? numberSpans(window).at(-1) : undefined;
-  if (formula !== undefined && (number === undefined || number.start < formula.end)) return formula.content;
+  const formula = mathSpans(window)
+    .filter(({ content }) => content.trim() !== '' && (!wantsNumber || /\d|\\pi/.test(foldUnicode(content))))
+    .at(-1);
+  const number = wantsNumber ? lastNumber(window) : undefined;
+  if (formula !== undefined && (number === undefined || number.start < formula.end)) {
+    return formula.content.split(consequence).at(-1);
+  }
   if (number !== undefined || wantsNumber) return number?.content;
   const line = window.slice(window.trimEnd().lastIndexOf('\n') + 1);
   return trimAnswer(line) || undefined;

@@ -10,7 +10,15 @@
 import type { Verification } from '../types.js';
 import { goldChoice, lastChoice, leadingChoice } from './choice.js';
 import { compareAnswers, isNumeric } from './compare.js';
-import { boxedAnswer, boxedSpans, hashAnswer, lastAnswer, numberSpans, phraseAnswer } from './extract.js';
+import {
+  boxedAnswer,
+  boxedSpans,
+  hashAnswer,
+  lastAnswer,
+  mathSpans,
+  numberSpans,
+  phraseAnswer,
+} from './extract.js';
 import { canonicalText, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
 
@@ -159,6 +167,9 @@ export function verify(prediction: string, answer: string | number): Verificatio
       const joined = boxedAnswer(boxes, gold.count) ?? text;
       return result(gold.matches(joined), joined);
     }
+    // "The final answer is then $9 + 4 = 13$"
+    const formula = phrase ? mathSpans(text).at(-1)?.content : undefined;
+    if (formula !== undefined && gold.matches(trimAnswer(formula))) return result(true, trimAnswer(formula));
     const number = gold.isNumber ? numberIn(text, phrase) : undefined;
     if (number !== undefined) return result(gold.matches(number), number);
     // "The answer is yes, because ..."
@@ -166,7 +177,9 @@ export function verify(prediction: string, answer: string | number): Verificatio
     if (start !== undefined && gold.matches(start)) return result(true, start);
     return result(false, text);
   }
-  const whole = trimAnswer(response.length <= maxAnswerLength ? response : '');
+  // A long text is not an answer as a whole, unless the gold answer is long too.
+  const longest = Math.max(gold.isNumber ? 80 : 200, 2 * goldText.length);
+  const whole = trimAnswer(response.length <= longest ? response : '');
   if (whole !== '' && gold.matches(withoutNote(whole))) return result(true, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
