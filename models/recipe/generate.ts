@@ -3,7 +3,7 @@
  *
  *   npx tsx models/recipe/generate.ts questions models/embedded/questions
  *   npx tsx models/recipe/generate.ts corpus FILE --seed N --count N
- *       [--arithmetic-errors P] [--replaced-words P] [--forgotten-carries P]
+ *       [--drills SHARE] [--arithmetic-errors P] [--replaced-words P] [--forgotten-carries P]
  *
  * No question occurs twice among the three files, and none of them occurs in a corpus.
  */
@@ -13,7 +13,7 @@ import { finished } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
 import { Random } from './random.js';
 import { makeNewProblem, makeSplits } from './splits.js';
-import { writeSolution } from './story.js';
+import { makeDrill, writeSolution } from './story.js';
 
 function writeQuestions(folder: string): void {
   mkdirSync(folder, { recursive: true });
@@ -37,13 +37,16 @@ async function writeCorpus(file: string, options: Record<string, string | undefi
     replacedWords: number('replaced-words', 0),
     forgottenCarries: number('forgotten-carries', 0),
   };
+  const drills = number('drills', 0);
   const random = new Random(number('seed'));
   const heldOut = new Set(makeSplits().flatMap(({ problems }) => problems.map(({ question }) => question)));
+  const makeText = (random: Random): { question: string; solution: string } => {
+    const problem = makeNewProblem(random, heldOut);
+    return { question: problem.question, solution: writeSolution(random, problem, spoiling) };
+  };
   const output = createWriteStream(file);
   for (let remaining = number('count'); remaining > 0; remaining--) {
-    const problem = makeNewProblem(random, heldOut);
-    const solution = writeSolution(random, problem, spoiling);
-    output.write(`${JSON.stringify({ question: problem.question, solution })}\n`);
+    output.write(`${JSON.stringify(random.chance(drills) ? makeDrill(random) : makeText(random))}\n`);
   }
   output.end();
   await finished(output);
@@ -55,6 +58,7 @@ const { positionals, values } = parseArgs({
   options: {
     seed: string,
     count: string,
+    drills: string,
     'arithmetic-errors': string,
     'replaced-words': string,
     'forgotten-carries': string,

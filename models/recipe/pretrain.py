@@ -88,7 +88,8 @@ def new_model(tokenizer) -> LlamaForCausalLM:
 
 
 def schedule(step: int, steps: int, decay: float) -> float:
-    return min((step + 1) / WARMUP_STEPS, 1.0, (steps - step) / (decay * steps))
+    decayed = (steps - step) / (decay * steps) if decay > 0 else 1.0
+    return min((step + 1) / WARMUP_STEPS, 1.0, decayed)
 
 
 def read_batches(corpus: Path, tokenizer, steps: int):

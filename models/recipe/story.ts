@@ -99,6 +99,22 @@ export function makeProblem(random: Random): Problem {
   return { name, item, start, changes, question, answer: count };
 }
 
+/** Ten bare calculations, each on the last one's result: what a small model learns arithmetic from quickly. */
+export function makeDrill(random: Random): { question: string; solution: string } {
+  const start = random.integer(3, 60);
+  const tasks: string[] = [];
+  const equations: string[] = [];
+  let count = start;
+  for (let i = 0; i < 10; i++) {
+    const change = makeChange(random, count);
+    const result = apply(change, count);
+    tasks.push(`${change.operator}${change.operand}`);
+    equations.push(`${count}${change.operator}${change.operand}=${result}.`);
+    count = result;
+  }
+  return { question: `${start} ${tasks.join(' ')}`, solution: `${equations.join(' ')} #### ${count}` };
+}
+
 /** A worked solution that ends with `#### <result>`; with spoiling the result may be wrong. */
 export function writeSolution(random: Random, problem: Problem, spoiling: Spoiling): string {
   const { name, item } = problem;
