@@ -1,9 +1,7 @@
-import { createHash } from 'node:crypto';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import test from 'ava';
-import { sha256OfFile } from '../../lib/data/hash.js';
 import { type JsonLine, jsonLines, readJsonLines, textLines } from '../../lib/data/json-lines.js';
 import { CftError } from '../../lib/errors.js';
 import { appendLines } from '../../lib/files.js';
@@ -56,13 +54,4 @@ test('a stream in pieces of one byte gives the same lines', async (t) => {
       [3, { a: 2 }],
     ],
   );
-});
-
-test('SHA-256 of a file', async (t) => {
-  const path = join(temporaryFolder(t), 'file');
-  const bytes = Buffer.alloc(3_000_000, 7);
-  writeFileSync(path, bytes);
-  t.is(await sha256OfFile(path), createHash('sha256').update(bytes).digest('hex'));
-  const error = await t.throwsAsync(sha256OfFile(`${path}-absent`), { instanceOf: CftError });
-  t.is(error?.code, 'ERR_CFT_BAD_DATA');
 });
