@@ -5,10 +5,11 @@
 
 #include "core/errors.h"
 #include "core/train/trainer.h"
-#include "train_models.h"
+#include "random_model.h"
+#include "train_batches.h"
 
 using namespace cft;
-using namespace cft::test;
+using namespace cft_test;
 
 namespace {
 
@@ -43,12 +44,12 @@ double loss_of(const std::vector<float>& nll, const TrainBatch& batch) {
 }  // namespace
 
 TEST_CASE("a fresh adapter changes nothing, has PEFT's names and initialisation, and follows its seed") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   const Adapter adapter(model, *lora_options().lora, 42);
-  REQUIRE(adapter.parameters().size() == 2 * 7 * 2);
+  REQUIRE(adapter.parameters().size() == 2 * 7 * 3);
   CHECK(adapter.parameters()[0].first == "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
   CHECK(adapter.parameters()[1].first == "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
-  CHECK(adapter.parameters()[27].first == "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight");
+  CHECK(adapter.parameters()[41].first == "base_model.model.model.layers.2.mlp.down_proj.lora_B.weight");
   for (size_t i = 0; i < adapter.parameters().size(); i += 2) {
     const at::Tensor& a = adapter.parameters()[i].second;
     const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
@@ -69,7 +70,7 @@ TEST_CASE("a fresh adapter changes nothing, has PEFT's names and initialisation,
 TEST_CASE("adapter gradients equal finite differences, and the base gets none") {
   // The scale of one module and the rank-stabilized scale are seen by the differences too.
   for (const bool stabilized : {false, true}) {
-    Model model = make_model(at::kFloat, /*tied=*/false);
+    Model model = random_model(Structure::kQwen2);
     TrainerOptions options = lora_options({"v_proj", "gate_proj", "lm_head"});
     options.lora->rank_stabilized = stabilized;
     Trainer trainer(model, options);
@@ -110,8 +111,8 @@ TEST_CASE("adapter gradients equal finite differences, and the base gets none") 
 TEST_CASE(
     "LoRA training lowers the loss, leaves the model alone, and the saved adapter merges to the same "
     "scores") {
-  Model model = make_model();
-  const Model untouched = make_model();
+  Model model = random_model(Structure::kLlama);
+  const Model untouched = random_model(Structure::kLlama);
   Trainer trainer(model, lora_options());
   const TrainBatch batch = make_batch({12, 9, 15}, 3);
   const uint64_t version = model.weight_version();
@@ -131,14 +132,14 @@ TEST_CASE(
   const TemporaryPath adapter_file("adapter.safetensors"), base_file("base.safetensors");
   trainer.save_adapter(adapter_file.path);
   write_safetensors(base_file.path, model.parameters());
-  Model merged(tiny_config(), read_entries(base_file.path), at::kCPU, at::kFloat,
+  Model merged(model.config(), read_entries(base_file.path), at::kCPU, at::kFloat,
                read_entries(adapter_file.path), 6.0 / 3.0);
   const Trainer scorer(merged, {});
   CHECK(loss_of(scorer.score(batch).nll, batch) == doctest::Approx(last).epsilon(1e-5));
 }
 
 TEST_CASE("dropout follows the batch's counter and is off when scoring") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   const TrainBatch batch = make_batch({12, 9}, 4);
   const auto losses = [&](uint64_t counter, double rate) {
     Trainer trainer(model, lora_options(all_linear, rate));
@@ -158,7 +159,7 @@ TEST_CASE("dropout follows the batch's counter and is off when scoring") {
 }
 
 TEST_CASE("bf16 models train fp32 adapters") {
-  Model model = make_model(at::kBFloat16);
+  Model model = random_model(Structure::kLlama, at::kBFloat16);
   Trainer trainer(model, lora_options());
   const TrainBatch batch = make_batch({12, 9, 15}, 3);
   const double first = trainer.accumulate(batch);
@@ -175,7 +176,7 @@ TEST_CASE("bf16 models train fp32 adapters") {
 }
 
 TEST_CASE("a LoRA run that goes on from saved state gives the bits of an undisturbed one") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   const TrainerOptions options = lora_options(all_linear, 0.3);
   const auto train = [](Trainer& trainer, int first, int last) {
     for (int step = first; step < last; ++step) {
@@ -197,14 +198,14 @@ TEST_CASE("a LoRA run that goes on from saved state gives the bits of an undistu
   resumed.save_adapter(found.path);
   TensorReader reader;
   const auto wanted = read_entries(expected.path), got = read_entries(found.path);
-  REQUIRE(wanted.size() == 28);
+  REQUIRE(wanted.size() == 42);
   for (size_t i = 0; i < wanted.size(); ++i) {
     CHECK(same_bits(reader.read(got[i], at::kFloat, at::kCPU), reader.read(wanted[i], at::kFloat, at::kCPU)));
   }
 }
 
 TEST_CASE("LoRA options that cannot be are refused by name") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .targets = {"q_proj", "wq", "nothing"}}) ==
         "LoRA: no module is named wq, nothing; this model has down_proj, gate_proj, k_proj, lm_head, o_proj, "
         "q_proj, "
@@ -218,6 +219,6 @@ TEST_CASE("LoRA options that cannot be are refused by name") {
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .dropout = 1, .targets = {"q_proj"}}) ==
         "LoRA: dropout is 1.000000, expected 0 or more and less than 1");
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .targets = {}}) == "LoRA: no target modules");
-  Model untied = make_model(at::kFloat, false);
+  Model untied = random_model(Structure::kQwen2);
   CHECK(refusal(untied, {.rank = 2, .alpha = 4, .targets = {"lm_head"}}) == "");
 }

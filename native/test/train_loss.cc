@@ -3,10 +3,11 @@
 
 #include "core/train/gradients.h"
 #include "core/train/loss.h"
-#include "train_models.h"
+#include "random_model.h"
+#include "train_batches.h"
 
 using namespace cft;
-using namespace cft::test;
+using namespace cft_test;
 
 namespace {
 
@@ -27,7 +28,7 @@ Rows random_rows(int64_t count, const Model& model) {
 
 // 2,500 rows: two full chunks and a part of one.
 TEST_CASE("loss and gradients of the head equal dense weighted cross-entropy") {
-  const Model model = make_model(at::kFloat, /*tied=*/false);
+  const Model model = random_model(Structure::kQwen2);
   const at::Tensor& head = model.head().weight;
   const Rows rows = random_rows(2500, model);
 
@@ -50,7 +51,7 @@ TEST_CASE("loss and gradients of the head equal dense weighted cross-entropy") {
 }
 
 TEST_CASE("scores are the negative log-likelihood and the entropy of each row") {
-  const Model model = make_model(at::kFloat, /*tied=*/false);
+  const Model model = random_model(Structure::kQwen2);
   const Rows rows = random_rows(1100, model);
   const HeadScores scores = head_scores(model, rows.hidden, rows.targets, {});
   const at::Tensor logits = at::linear(rows.hidden, model.head().weight).to(at::kDouble);

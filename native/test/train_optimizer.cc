@@ -4,10 +4,10 @@
 #include <cmath>
 
 #include "core/train/optimizer.h"
-#include "train_models.h"
+#include "train_batches.h"
 
 using namespace cft;
-using namespace cft::test;
+using namespace cft_test;
 
 namespace {
 

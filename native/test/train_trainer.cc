@@ -6,10 +6,11 @@
 #include "core/errors.h"
 #include "core/model/decoder.h"
 #include "core/train/trainer.h"
-#include "train_models.h"
+#include "random_model.h"
+#include "train_batches.h"
 
 using namespace cft;
-using namespace cft::test;
+using namespace cft_test;
 
 namespace {
 
@@ -75,8 +76,8 @@ bool contains(const std::string& text, const std::string& part) {
 }  // namespace
 
 TEST_CASE("loss and gradients of a pruned sparse batch equal dense cross-entropy with ignore_index") {
-  for (const bool tied : {true, false}) {
-    Model model = make_model(at::kFloat, tied);
+  for (const Structure structure : kStructures) {
+    Model model = random_model(structure);
     const TrainBatch batch = make_batch({11, 3, 17, 1, 8}, 4);
     REQUIRE(prune_batch(batch).token_ids.size() < batch.token_ids.size());
     const auto [expected, loss] = dense_gradients(model, batch);
@@ -88,7 +89,7 @@ TEST_CASE("loss and gradients of a pruned sparse batch equal dense cross-entropy
 }
 
 TEST_CASE("packed and one by one, accumulated 8x1, 2x4 and 1x8 give the same gradients and loss") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   const TrainBatch batch = make_batch({5, 9, 2, 12, 7, 4, 10, 6}, 5);
   Trainer whole(model, {});
   const double loss = whole.accumulate(batch);
@@ -102,7 +103,7 @@ TEST_CASE("packed and one by one, accumulated 8x1, 2x4 and 1x8 give the same gra
 }
 
 TEST_CASE("tokens after the last selected position do not reach the gradient") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   TrainBatch batch = make_batch({14, 9}, 6);
   batch.selected = {2, 6, 16};
   batch.targets = {1, 2, 3};
@@ -110,7 +111,7 @@ TEST_CASE("tokens after the last selected position do not reach the gradient") {
   Trainer trainer(model, {});
   const double loss = trainer.accumulate(batch);
   const auto expected = gradients_of(trainer);
-  for (const size_t i : {7, 13, 17, 22}) batch.token_ids[i] = (batch.token_ids[i] + 1) % 37;
+  for (const size_t i : {7, 13, 17, 22}) batch.token_ids[i] = (batch.token_ids[i] + 1) % 67;
   Trainer other(model, {});
   CHECK(other.accumulate(batch) == loss);
   const auto found = gradients_of(other);
@@ -120,7 +121,7 @@ TEST_CASE("tokens after the last selected position do not reach the gradient") {
 TEST_CASE(
     "a batch with nothing selected does nothing, and a step without gradients is a step with zero "
     "gradients") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   Trainer trainer(model, {});
   TrainBatch batch = make_batch({6, 3}, 7);
   batch.selected.clear();
@@ -146,7 +147,7 @@ TEST_CASE(
 }
 
 TEST_CASE("training lowers the loss and tells engines that the weights changed") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   TrainerOptions options;
   options.max_grad_norm = 1;
   Trainer trainer(model, options);
@@ -173,7 +174,7 @@ TEST_CASE("gradients are clipped to their global norm as torch.nn.utils.clip_gra
   options.adamw.epsilon = 1e6;
   const TrainBatch batch = make_batch({12, 9}, 9);
   for (const double limit : {0.0, 0.01, 1e9}) {
-    Model model = make_model();
+    Model model = random_model(Structure::kLlama);
     options.max_grad_norm = limit;
     Trainer trainer(model, options);
     trainer.accumulate(batch);
@@ -193,7 +194,7 @@ TEST_CASE("gradients are clipped to their global norm as torch.nn.utils.clip_gra
 }
 
 TEST_CASE("a gradient that is not finite changes nothing") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   Trainer trainer(model, {});
   const TrainBatch batch = make_batch({12, 9}, 10);
   trainer.accumulate(batch);
@@ -211,7 +212,7 @@ TEST_CASE("a gradient that is not finite changes nothing") {
   for (size_t i = 0; i < before.size(); ++i) CHECK(same_bits(before[i], model.parameters()[i].second));
 
   // The next step is as if it had not been.
-  Model untouched = make_model();
+  Model untouched = random_model(Structure::kLlama);
   Trainer other(untouched, {});
   for (Trainer* each : {&other, &other, &trainer}) {
     each->accumulate(batch);
@@ -223,16 +224,16 @@ TEST_CASE("a gradient that is not finite changes nothing") {
 }
 
 TEST_CASE("a refused batch leaves the gradients alone") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   Trainer trainer(model, {});
   const TrainBatch batch = make_batch({12}, 11);
   trainer.accumulate(batch);
   const auto before = gradients_of(trainer);
   TrainBatch bad = batch;
-  bad.token_ids[0] = 37;
+  bad.token_ids[0] = 67;
   CHECK_THROWS_AS(trainer.accumulate(bad), Error);
   CHECK_THROWS_AS(trainer.score(bad), Error);
-  CHECK_THROWS_AS(trainer.accumulate(make_batch({70}, 1)), Error);  // 64 positions
+  CHECK_THROWS_AS(trainer.accumulate(make_batch({520}, 1)), Error);  // 512 positions
   const auto after = gradients_of(trainer);
   for (size_t i = 0; i < before.size(); ++i) CHECK(same_bits(before[i], after[i]));
   CHECK_THROWS_AS(trainer.gradient("model.nothing.weight"), Error);
@@ -240,7 +241,7 @@ TEST_CASE("a refused batch leaves the gradients alone") {
 }
 
 TEST_CASE("an interrupted trainer fails in the middle of a forward or a backward") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   const TrainBatch batch = make_batch({12, 20}, 12);
   const auto code = [&](Trainer& trainer) {
     try {
@@ -267,7 +268,7 @@ TEST_CASE("an interrupted trainer fails in the middle of a forward or a backward
 }
 
 TEST_CASE("scores equal the loss term by term") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   Trainer trainer(model, {});
   const TrainBatch batch = make_batch({12, 20, 5}, 12);
   const HeadScores scores = trainer.score(batch);
@@ -291,8 +292,10 @@ TEST_CASE("a run that goes on from saved state gives the bits of an undisturbed 
           trainer.step(1e-2 / (1 + step));
         }
       };
-      Model undisturbed = make_model(dtype), again = make_model(dtype), first = make_model(dtype),
-            resumed = make_model(dtype, true, /*seed=*/2);
+      Model undisturbed = random_model(Structure::kLlama, dtype),
+            again = random_model(Structure::kLlama, dtype), first = random_model(Structure::kLlama, dtype),
+            resumed = random_model(Structure::kLlama, dtype);
+      resumed.parameters()[0].second.mul_(2);
       Trainer reference(undisturbed, options), repeated(again, options), begun(first, options),
           goes_on(resumed, options);
       train(reference, 0, 4);
@@ -314,7 +317,7 @@ TEST_CASE("a run that goes on from saved state gives the bits of an undisturbed 
 }
 
 TEST_CASE("state of another configuration is refused before anything changes") {
-  Model model = make_model();
+  Model model = random_model(Structure::kLlama);
   TrainerOptions options;
   Trainer trainer(model, options);
   trainer.accumulate(make_batch({12}, 13));
@@ -325,7 +328,7 @@ TEST_CASE("state of another configuration is refused before anything changes") {
   REQUIRE(entries.size() == 3 * model.parameters().size() + 2);
 
   options.adamw.weight_decay = 0.5;
-  Model other_model = make_model();
+  Model other_model = random_model(Structure::kLlama);
   Trainer other_decay(other_model, options);
   CHECK(contains(refusal(other_decay, entries), "ERR_CFT_BAD_DATA " + file.path + ": weight decay was 0.0"));
   options.adamw.weight_decay = 0;
@@ -334,14 +337,14 @@ TEST_CASE("state of another configuration is refused before anything changes") {
   Trainer lora(other_model, options);
   CHECK(contains(refusal(lora, entries), "LoRA rank was 0.0"));
 
-  Model untied = make_model(at::kFloat, false);
+  Model untied = random_model(Structure::kQwen2);
   Trainer other_names(untied, {});
-  CHECK(contains(refusal(other_names, entries), "no tensor weight.lm_head.weight"));
+  CHECK(contains(refusal(other_names, entries), "no tensor weight.model.layers.0.self_attn.q_proj.bias"));
   const TemporaryPath untied_file("untied.safetensors");
   other_names.save_state(untied_file.path);
   CHECK(contains(refusal(trainer, read_entries(untied_file.path)), "it holds"));
 
-  Model half = make_model(at::kBFloat16);
+  Model half = random_model(Structure::kLlama, at::kBFloat16);
   TrainerOptions without_masters;
   without_masters.adamw.master_weights = false;
   Trainer other_dtype(half, without_masters);
@@ -359,7 +362,7 @@ TEST_CASE("state of another configuration is refused before anything changes") {
 }
 
 TEST_CASE("bf16 weights with fp32 masters train like fp32 weights") {
-  Model half = make_model(at::kBFloat16), wide = make_model();
+  Model half = random_model(Structure::kLlama, at::kBFloat16), wide = random_model(Structure::kLlama);
   TrainerOptions options;
   options.max_grad_norm = 1;
   Trainer half_trainer(half, options), wide_trainer(wide, options);

@@ -1,88 +1,26 @@
-// Tiny random models and batches for the trainer's tests.
+// Random batches, saved files and comparisons for the trainer's tests.
 #pragma once
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <regex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "core/io/safetensors.h"
-#include "core/model/model.h"
 #include "core/train/batch.h"
 
-namespace cft::test {
-
-// Grouped queries, a head_dim that is not hidden / heads, q/k/v bias, norms on queries and keys.
-inline ModelConfig tiny_config(bool tied = true) {
-  ModelConfig config;
-  config.vocab_size = 37;
-  config.hidden_size = 16;
-  config.intermediate_size = 24;
-  config.layers = 2;
-  config.heads = 4;
-  config.kv_heads = 2;
-  config.head_dim = 6;
-  config.rms_norm_eps = 1e-6;
-  config.tie_word_embeddings = tied;
-  config.qkv_bias = true;
-  config.qk_norm = QkNorm::kHead;
-  config.max_positions = 64;
-  Rope rope;
-  for (int i = 0; i < 3; ++i) rope.inverse_frequencies.push_back(std::pow(100.0f, -i / 3.0f));
-  config.ropes = {rope};
-  config.rope_of_layer = {0, 0};
-  config.window_of_layer = {0, 5};
-  return config;
-}
-
-inline std::unordered_map<std::string, at::Tensor> random_weights(const ModelConfig& c, uint64_t seed) {
-  at::Generator generator = at::detail::createCPUGenerator(seed);
-  std::unordered_map<std::string, at::Tensor> weights;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape, double spread, double centre) {
-    weights[name] = at::empty(shape, at::kFloat).normal_(centre, spread, generator);
-  };
-  const auto linear = [&](const std::string& path, int64_t out, int64_t in, bool bias) {
-    add(path + ".weight", {out, in}, 0.3, 0);
-    if (bias) add(path + ".bias", {out}, 0.1, 0);
-  };
-  add("model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, 0.5, 0);
-  for (int64_t i = 0; i < c.layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    linear(layer + "self_attn.q_proj", c.heads * c.head_dim, c.hidden_size, c.qkv_bias);
-    linear(layer + "self_attn.k_proj", c.kv_heads * c.head_dim, c.hidden_size, c.qkv_bias);
-    linear(layer + "self_attn.v_proj", c.kv_heads * c.head_dim, c.hidden_size, c.qkv_bias);
-    linear(layer + "self_attn.o_proj", c.hidden_size, c.heads * c.head_dim, c.output_bias);
-    if (c.qk_norm == QkNorm::kHead) {
-      add(layer + "self_attn.q_norm.weight", {c.head_dim}, 0.1, 1);
-      add(layer + "self_attn.k_norm.weight", {c.head_dim}, 0.1, 1);
-    }
-    linear(layer + "mlp.gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
-    linear(layer + "mlp.up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
-    linear(layer + "mlp.down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
-    add(layer + "input_layernorm.weight", {c.hidden_size}, 0.1, 1);
-    add(layer + "post_attention_layernorm.weight", {c.hidden_size}, 0.1, 1);
-  }
-  add("model.norm.weight", {c.hidden_size}, 0.1, 1);
-  if (!c.tie_word_embeddings) add("lm_head.weight", {c.vocab_size, c.hidden_size}, 0.3, 0);
-  return weights;
-}
-
-// The same weights for the same arguments.
-inline Model make_model(at::ScalarType dtype = at::kFloat, bool tied = true, uint64_t seed = 1) {
-  const ModelConfig config = tiny_config(tied);
-  auto weights = random_weights(config, seed);
-  for (auto& [name, tensor] : weights) tensor = tensor.to(dtype);
-  return Model(config, weights);
-}
+namespace cft_test {
 
 // Sequences of the given lengths with random tokens; about a third of the positions are selected, the next
 // token being the target (a random one after the last), every weight 1 / count.
-inline TrainBatch make_batch(const std::vector<int64_t>& lengths, uint64_t seed, int64_t vocab = 37) {
+inline cft::TrainBatch make_batch(const std::vector<int64_t>& lengths, uint64_t seed, int64_t vocab = 67) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
-  TrainBatch batch;
+  cft::TrainBatch batch;
   batch.sequence_starts = {0};
   for (const int64_t length : lengths) batch.sequence_starts.push_back(batch.sequence_starts.back() + length);
   const int64_t total = batch.sequence_starts.back();
@@ -99,8 +37,8 @@ inline TrainBatch make_batch(const std::vector<int64_t>& lengths, uint64_t seed,
 }
 
 // A part of a batch: sequences [first, last), weights as they are.
-inline TrainBatch slice(const TrainBatch& batch, size_t first, size_t last) {
-  TrainBatch part;
+inline cft::TrainBatch slice(const cft::TrainBatch& batch, size_t first, size_t last) {
+  cft::TrainBatch part;
   const int64_t begin = batch.sequence_starts[first], end = batch.sequence_starts[last];
   part.token_ids.assign(batch.token_ids.begin() + begin, batch.token_ids.begin() + end);
   for (size_t s = first; s <= last; ++s) part.sequence_starts.push_back(batch.sequence_starts[s] - begin);
@@ -123,7 +61,7 @@ struct TemporaryPath {
 };
 
 // The table of a file that write_safetensors wrote.
-inline std::vector<TensorEntry> read_entries(const std::string& path) {
+inline std::vector<cft::TensorEntry> read_entries(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   uint64_t size = 0;
   file.read(reinterpret_cast<char*>(&size), sizeof size);
@@ -131,9 +69,9 @@ inline std::vector<TensorEntry> read_entries(const std::string& path) {
   file.read(header.data(), static_cast<std::streamsize>(size));
   static const std::regex pattern(
       R"re("([^"]+)":\{"dtype":"(\w+)","shape":\[([\d,]*)\],"data_offsets":\[(\d+),(\d+)\]\})re");
-  std::vector<TensorEntry> entries;
+  std::vector<cft::TensorEntry> entries;
   for (std::sregex_iterator match(header.begin(), header.end(), pattern), end; match != end; ++match) {
-    TensorEntry entry;
+    cft::TensorEntry entry;
     entry.name = (*match)[1];
     entry.file = path;
     entry.dtype = (*match)[2] == "BF16" ? at::kBFloat16 : at::kFloat;
@@ -162,4 +100,4 @@ inline double relative_error(const at::Tensor& found, const at::Tensor& expected
   return (found - expected).abs().max().item<double>() / (scale > 0 ? scale : 1);
 }
 
-}  // namespace cft::test
+}  // namespace cft_test
