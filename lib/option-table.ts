@@ -360,6 +360,16 @@ const evaluation = {
   },
 } as const satisfies Record<string, OptionSpec>;
 
+const setup = {
+  flavour: {
+    kind: 'string',
+    on: ['setup'],
+    default: 'auto',
+    values: ['auto', 'cpu', 'cuda'],
+    describe: 'What to build for; auto: cuda where there are a GPU and nvcc',
+  },
+} as const satisfies Record<string, OptionSpec>;
+
 export const optionTable = {
   ...common,
   ...questions,
@@ -367,6 +377,7 @@ export const optionTable = {
   ...annotation,
   ...training,
   ...evaluation,
+  ...setup,
 };
 
 export type OptionName = keyof typeof optionTable;
@@ -379,4 +390,5 @@ export const optionGroups: Readonly<Record<string, readonly string[]>> = {
   Annotation: Object.keys(annotation),
   Training: Object.keys(training),
   Evaluation: Object.keys(evaluation),
+  Building: Object.keys(setup),
 };

@@ -16,8 +16,11 @@ export interface CommandContext {
   argv: readonly string[];
 }
 
-/** Runs one command; `given` is what the user gave, not yet resolved. */
-export type CommandFunction = (given: Record<string, unknown>, context: CommandContext) => Promise<void>;
+/** Runs one command; `given` is what the user gave, not yet resolved. Resolves with the exit status where not 0. */
+export type CommandFunction = (
+  given: Record<string, unknown>,
+  context: CommandContext,
+) => Promise<number | undefined>;
 
 /** Loaded when needed: `--help` must not load the tokenizer or the addon. */
 const load: Record<Command, () => Promise<CommandFunction>> = {
@@ -86,7 +89,7 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
         ? {}
         : await (await import('./config-file.js')).readConfigFile(line.config, line.command);
     const run = await load[line.command]();
-    await run(
+    const status = await run(
       { ...fromFile, ...line.given },
       {
         signal: controller.signal,
@@ -97,7 +100,7 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
         },
       },
     );
-    return 0;
+    return status ?? 0;
   } catch (error) {
     if (!(error instanceof InterruptedError)) process.stderr.write(`${name}: ${describeFailure(error)}\n`);
     return exitStatusOf(error, worked);
