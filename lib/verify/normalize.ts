@@ -254,6 +254,8 @@ export function trimAnswer(text: string): string {
     let end = trimmed.length;
     while (end > 0 && '.,;:'.includes(trimmed[end - 1] as string) && trimmed[end - 2] !== '\\') end--;
     trimmed = trimmed.slice(0, end).trim();
+    // The other end of the emphasis was cut off: "is **3.5**" after "is **".
+    if (trimmed.split('**').length === 2) trimmed = trimmed.replace(/^\*\*|\*\*$/, '').trim();
     for (const [open, close] of wrappers) {
       if (
         trimmed.length <= open.length + close.length ||

@@ -1,4 +1,5 @@
 /** Verdicts on a stream of predictions: what the `verify` command does. */
+import { addAbortSignal, Readable } from 'node:stream';
 import { badField } from '../data/errors.js';
 import { jsonLines, textLines, textLinesOfFile } from '../data/json-lines.js';
 import type { Verifier } from '../types.js';
@@ -12,6 +13,18 @@ export interface VerifyLinesOptions {
   /** Default `builtin`. Verifiers see `id` (else the line number), `question` and `response_token_ids` of the line. */
   verifier?: string | Verifier | undefined;
   signal?: AbortSignal | undefined;
+}
+
+/** The stream itself, which ends with the signal's reason when that is aborted, also while it waits for input. */
+async function* untilAborted(
+  stream: AsyncIterable<Uint8Array | string>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array | string> {
+  try {
+    yield* signal !== undefined && stream instanceof Readable ? addAbortSignal(signal, stream) : stream;
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
+  }
 }
 
 /** A line as it was read, with the verdict added; `extracted` is null where no answer was found. */
@@ -38,7 +51,9 @@ export async function* verifyLines({
   const judge = await createVerifier(verifier);
   const name = typeof data === 'string' ? data : 'standard input';
   const lines =
-    typeof data === 'string' ? textLinesOfFile(data, { signal }) : textLines(data, name, { signal });
+    typeof data === 'string'
+      ? textLinesOfFile(data, { signal })
+      : textLines(untilAborted(data, signal), name, { signal });
   for await (const { line, value } of jsonLines(lines, name)) {
     const where = `${name}:${line}`;
     const prediction = textOf(value, 'prediction', where, true);
