@@ -18,7 +18,7 @@ import { CftError, isSystemError } from '../errors.js';
 import { writeFileAtomic } from '../files.js';
 import { downloadBlob, type HubFile, networkReason } from './hub-download.js';
 import { isFile } from './json-file.js';
-import { shardsOfIndex } from './safetensors.js';
+import { indexName, shardsOfIndex } from './safetensors.js';
 
 export interface HubId {
   name: string;
@@ -53,7 +53,6 @@ export function parseHubId(text: string, revision?: string): HubId | undefined {
 }
 
 const commitPattern = /^[0-9a-f]{40}$/;
-const indexName = 'model.safetensors.index.json';
 
 /** Small files; weights are chosen by what these say. */
 const wantedNames = new Set([

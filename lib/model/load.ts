@@ -64,15 +64,16 @@ async function folderOf(name: string, options: LoadOptions, besides?: string): P
   return resolveHubModel(id, options);
 }
 
-function chooseDtype(
+/** The dtype of weights and arithmetic, see LoadOptions.dtype. */
+export function chooseDtype(
   wanted: 'auto' | 'float32' | 'bfloat16',
   device: string,
-  entries: readonly NativeTensorEntry[],
-  info: NativeInfo,
+  entries: readonly Pick<NativeTensorEntry, 'dtype' | 'shape'>[],
+  info: Pick<NativeInfo, 'fastBfloat16'>,
 ): 'float32' | 'bfloat16' {
   if (wanted !== 'auto') return wanted;
-  const elements = (entry: NativeTensorEntry) => entry.shape.reduce((product, size) => product * size, 1);
-  const count = (chosen: readonly NativeTensorEntry[]) =>
+  const elements = (entry: { shape: number[] }) => entry.shape.reduce((product, size) => product * size, 1);
+  const count = (chosen: readonly { shape: number[] }[]) =>
     chosen.reduce((sum, entry) => sum + elements(entry), 0);
   if (device === 'cpu') return count(entries) < smallModel || !info.fastBfloat16 ? 'float32' : 'bfloat16';
   // float16 is no dtype of ours; bfloat16 has its size.

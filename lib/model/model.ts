@@ -170,7 +170,7 @@ export class Model implements AsyncDisposable {
     });
     const most = checked.maxBranches ?? defaultBranches(this.device);
     const maxBranches = Math.max(1, Math.min(most, prompts.length * n));
-    const results = await this.rollouts(requests, { maxBranches, ...(signal && { signal }) });
+    const results = await this.rollouts(requests, { maxBranches, signal });
     return results.map((rollouts) => rollouts.map((rollout) => this.#generation(rollout)));
   }
 

@@ -201,7 +201,7 @@ export function readSafetensorsHeader(file: string): TensorHeader[] {
   return tensors;
 }
 
-const indexName = 'model.safetensors.index.json';
+export const indexName = 'model.safetensors.index.json';
 
 /**
  * A shard's name comes from the repository and is joined onto the folder: only a plain file name may pass. What the

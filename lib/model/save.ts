@@ -17,6 +17,7 @@ import { CftError, isSystemError } from '../errors.js';
 import { syncFolder, writeFileAtomic } from '../files.js';
 import type { NativeModel } from '../native/binding.js';
 import { isFile, isFolder, type JsonObject } from './json-file.js';
+import { indexName } from './safetensors.js';
 
 /** What transformers calls "5GB". */
 export const maxShardBytes = 5_000_000_000;
@@ -100,7 +101,7 @@ async function writeInto(folder: string, source: SaveSource, shardBytes: number)
     const weightMap = Object.fromEntries(
       files.flatMap(({ name, tensors }) => tensors.map((tensor) => [tensor, name])),
     );
-    writeJson('model.safetensors.index.json', {
+    writeJson(indexName, {
       metadata: { total_size: totalBytes },
       weight_map: weightMap,
     });

@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Decoder, Tokenizer as RustTokenizer } from 'tokenizers';
 import { CftError } from '../errors.js';
+import { optionTable } from '../option-table.js';
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -16,15 +17,10 @@ import {
 import { Fields, isFile, isObject, type JsonObject, readJsonObject, show } from './json-file.js';
 import { SyncEncoder } from './sync-encoder.js';
 
-/** Defaults of the prompt options. */
-export const defaultSystem = 'You are a helpful assistant.';
-export const defaultUserTemplate =
-  '{question}\nPlease reason step by step, and put your final answer within \\boxed{}.';
-
 export interface PromptOptions {
-  /** System message, empty for none. */
+  /** System message, empty for none; the default of --system where absent. */
   system?: string;
-  /** User message around `{question}`. */
+  /** User message around `{question}`; the default of --user-template where absent. */
   userTemplate?: string;
 }
 
@@ -276,7 +272,10 @@ export class Tokenizer {
    */
   promptText(
     question: string,
-    { system = defaultSystem, userTemplate = defaultUserTemplate }: PromptOptions = {},
+    {
+      system = optionTable.system.default,
+      userTemplate = optionTable.userTemplate.default,
+    }: PromptOptions = {},
   ): string {
     if (!userTemplate.includes('{question}')) {
       throw new CftError(

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -126,7 +127,8 @@ test('prompt of a model with a chat template', (t) => {
 
 test('sha256 is that of tokenizer.json', (t) => {
   const tokenizer = Tokenizer.load(fixturePath('tokenizers/llama2'), 1000);
-  t.regex(tokenizer.sha256(), /^[0-9a-f]{64}$/);
+  const bytes = readFileSync(fixturePath('tokenizers/llama2/tokenizer.json'));
+  t.is(tokenizer.sha256(), createHash('sha256').update(bytes).digest('hex'));
 });
 
 const refusals: [string, (folder: string) => void, number, RegExp][] = [
@@ -170,7 +172,7 @@ const refusals: [string, (folder: string) => void, number, RegExp][] = [
         (json.added_tokens as unknown[]).push({ id: 900, content: 'a', special: false, single_word: false });
       }),
     1000,
-    /tokenizer\.json: (not a tokenizer|added token "a": expected id 900, found \d+)/,
+    /tokenizer\.json: added token "a": expected id 900, found \d+/,
   ],
   [
     'an added token without text',
