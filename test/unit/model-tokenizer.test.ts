@@ -169,7 +169,8 @@ const refusals: [string, (folder: string) => void, number, RegExp][] = [
     'an added token whose id contradicts the vocabulary',
     (folder) =>
       editJson(join(folder, 'tokenizer.json'), (json) => {
-        (json.added_tokens as unknown[]).push({ id: 900, content: 'a', special: false, single_word: false });
+        const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
+        (json.added_tokens as unknown[]).push({ id: 900, content: 'a', ...flags });
       }),
     1000,
     /tokenizer\.json: added token "a": expected id 900, found \d+/,
