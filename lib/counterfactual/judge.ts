@@ -1,11 +1,9 @@
 /** Verdicts on responses and rollouts: the verifier's word, or the token limit's. */
 import { CftError } from '../errors.js';
-import type { Question, Verdict, Verification, Verifier } from '../types.js';
+import type { Question, Verdict } from '../types.js';
+import type { DetailedVerifier } from '../verify/verifier.js';
 
-/** A verifier that may also say which answer it read. */
-export type DetailedVerifier = (
-  ...parameters: Parameters<Verifier>
-) => boolean | Partial<Verification> | Promise<boolean | Partial<Verification>>;
+export type { DetailedVerifier };
 
 export interface Judgement {
   verdict: Verdict;
@@ -50,6 +48,7 @@ export class Judge {
       try {
         result = await this.#verifier(text, { id, question: asked, answer, tokenIds });
       } catch (error) {
+        if (error instanceof CftError && error.code !== 'ERR_CFT_VERIFIER') throw error;
         const message = error instanceof Error ? error.message : String(error);
         throw new CftError('ERR_CFT_VERIFIER', `the verifier failed on question ${id}: ${message}`, {
           cause: error,

@@ -1,40 +1,18 @@
 /** Annotation that is killed with -9 at any moment and resumed gives the files of an undisturbed run, byte for byte. */
-import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import test, { type ExecutionContext } from 'ava';
-import { projectRoot } from '../helpers/data.js';
+import { type KillAt, runChild } from '../helpers/child.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
 
-const killsPerFolder = 4;
+const tiny = 'annotate-child.ts';
+const toy = 'annotate-toy-child.ts';
 
-/**
- * Runs the child, and kills it when `killAt` says so: `delay` milliseconds after it told of the event number `event`,
- * those of type `type` counted alone where it is given. Resolves with whether it was killed before it ended.
- */
-async function annotateInChild(
-  folder: string,
-  killAt?: { event: number; delay: number; type?: string },
-): Promise<boolean> {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'test/helpers/annotate-toy-child.ts', folder], {
-    cwd: projectRoot,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let errors = '';
-  child.stderr.on('data', (chunk) => {
-    errors += chunk;
-  });
-  let told = 0;
-  createInterface(child.stdout).on('line', (line) => {
-    if (killAt === undefined || (killAt.type !== undefined && killAt.type !== line)) return;
-    if (told++ === killAt.event) setTimeout(() => child.kill('SIGKILL'), killAt.delay);
-  });
-  const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
-    child.once('close', (...result) => resolve(result)),
-  );
-  if (signal !== 'SIGKILL' && code !== 0) throw new Error(`the child failed with ${code}: ${errors}`);
-  return signal === 'SIGKILL';
+/** Resolves with whether the child was killed before it ended. */
+async function annotateInChild(script: string, folder: string, killAt?: KillAt): Promise<boolean> {
+  const { killed, code, stderr } = await runChild(script, [folder], killAt ? { killAt } : {});
+  if (!killed && code !== 0) throw new Error(`the child failed with ${code}: ${stderr}`);
+  return killed;
 }
 
 const files = (folder: string): Record<string, string> =>
@@ -49,53 +27,69 @@ function checkFinished(t: ExecutionContext, folder: string, expected: Record<str
   t.deepEqual(names.sort(), ['annotations.jsonl', 'annotations.meta.json', 'responses.jsonl', 'run.json']);
 }
 
-test('killed at random moments and resumed: the same files as an undisturbed run', async (t) => {
-  t.timeout(300_000);
+test('a tiny model, killed at random moments and resumed: the same files as an undisturbed run', async (t) => {
+  t.timeout(600_000);
   const base = temporaryFolder(t);
-  await annotateInChild(join(base, 'undisturbed'));
+  await annotateInChild(tiny, join(base, 'undisturbed'));
   const expected = files(join(base, 'undisturbed'));
   t.true(expected['annotations.jsonl']!.split('\n').length > 10);
 
+  let kills = 0;
   for (const name of ['one', 'two', 'three']) {
     const folder = join(base, name);
-    for (let i = 0; i < killsPerFolder; i++) {
+    for (let i = 0; i < 4; i++) {
       const killAt = { event: Math.floor(Math.random() * 16), delay: Math.random() * 20 };
-      const killed = await annotateInChild(folder, killAt);
+      const killed = await annotateInChild(tiny, folder, killAt);
+      if (killed) kills++;
       const state = existsSync(folder) ? readdirSync(folder).sort().join(' ') : 'nothing';
-      t.log(
-        `${name}: ${killed ? 'killed' : 'ended before it was killed'} at ${JSON.stringify(killAt)}: ${state}`,
-      );
+      t.log(`${name}: ${killed ? 'killed' : 'ended before'} ${JSON.stringify(killAt)}: ${state}`);
     }
-    await annotateInChild(folder);
+    await annotateInChild(tiny, folder);
     checkFinished(t, folder, expected);
   }
+  t.true(kills >= 8, 'most kills came before the end');
 });
 
 test('a torn line in the journal or the responses costs that line and nothing else', async (t) => {
   const base = temporaryFolder(t);
-  await annotateInChild(join(base, 'undisturbed'));
+  await annotateInChild(toy, join(base, 'undisturbed'));
   const expected = files(join(base, 'undisturbed'));
   const folder = join(base, 'torn');
-  t.true(await annotateInChild(folder, { type: 'response', event: 2, delay: 0 }));
+  t.true(await annotateInChild(toy, folder, { type: 'response', event: 2, delay: 0 }));
   const journal = join(folder, 'annotations.journal.jsonl');
   const lines = readFileSync(journal, 'utf8').split('\n');
   t.true(lines.filter((line) => line.startsWith('{"type":"annotation"')).length >= 3);
   appendFileSync(journal, '{"type":"annotation","index":39,"rec');
   appendFileSync(join(folder, 'responses.jsonl'), '{"id":"q');
-  await annotateInChild(folder);
+  await annotateInChild(toy, folder);
   checkFinished(t, folder, expected);
 });
 
 test('a part of a chunk of responses is kept and the rest made again', async (t) => {
   const base = temporaryFolder(t);
-  await annotateInChild(join(base, 'undisturbed'));
+  await annotateInChild(toy, join(base, 'undisturbed'));
   const expected = files(join(base, 'undisturbed'));
   const folder = join(base, 'part');
-  t.true(await annotateInChild(folder, { type: 'trunk', event: 8, delay: 0 }));
-  const responses = join(folder, 'responses.jsonl');
+  t.true(await annotateInChild(toy, folder, { type: 'trunk', event: 8, delay: 0 }));
   // As a crash of the machine could leave it: 11 whole lines where chunks are of 8.
   const lines = expected['responses.jsonl']!.split('\n').slice(0, 11);
-  writeFileSync(responses, `${lines.join('\n')}\n`);
-  await annotateInChild(folder);
+  writeFileSync(join(folder, 'responses.jsonl'), `${lines.join('\n')}\n`);
+  await annotateInChild(toy, folder);
+  checkFinished(t, folder, expected);
+});
+
+test('a disk that fills up is an error with the file; freed and resumed, nothing is lost', async (t) => {
+  const base = temporaryFolder(t);
+  await annotateInChild(tiny, join(base, 'undisturbed'));
+  const expected = files(join(base, 'undisturbed'));
+  const folder = join(base, 'full');
+  // No file may grow beyond 16 KiB; the write that would fails, as on a full disk.
+  const { code, stderr } = await runChild(tiny, [folder], { shell: "trap '' XFSZ; ulimit -f 16" });
+  t.is(code, 1);
+  t.regex(stderr, /ERR_CFT_IO: writing .*\.jsonl failed: .*what was written before is kept/);
+  t.is(readJson<{ status: string }>(join(folder, 'run.json')).status, 'failed');
+  const kept = readFileSync(join(folder, 'responses.jsonl'), 'utf8');
+  t.true(expected['responses.jsonl']!.startsWith(kept) && kept.endsWith('\n'));
+  await annotateInChild(tiny, folder);
   checkFinished(t, folder, expected);
 });
