@@ -46,7 +46,9 @@ async function writeCorpus(file: string, options: Record<string, string | undefi
   };
   const output = createWriteStream(file);
   for (let remaining = number('count'); remaining > 0; remaining--) {
-    output.write(`${JSON.stringify(random.chance(drills) ? makeDrill(random) : makeText(random))}\n`);
+    output.write(
+      `${JSON.stringify(drills > 0 && random.chance(drills) ? makeDrill(random) : makeText(random))}\n`,
+    );
   }
   output.end();
   await finished(output);
