@@ -11,6 +11,7 @@ import type { Question, Verifier } from '../types.js';
 import { createVerifier } from '../verify/verifier.js';
 import type { AnnotateEvent, Emit } from './events.js';
 import type { DetailedVerifier } from './judge.js';
+import { promptsOf } from './rollout-model.js';
 import { checkRule, type Rule, type TruncatedRule } from './rules.js';
 import {
   type AnnotateResult,
@@ -46,7 +47,10 @@ export type AnnotationOptions = Pick<
   | 'verifier'
 >;
 
-/** What the annotation stage needs, from a loaded model and resolved options. */
+/**
+ * What the annotation stage needs, from a loaded model and resolved options.
+ * @throws CftError ERR_CFT_BAD_DATA for a question whose prompt does not fit the model.
+ */
 export async function annotationStageOptions({
   model,
   questions,
@@ -75,12 +79,12 @@ export async function annotationStageOptions({
     minAlternativeProb: given.minAlternativeProb,
     waves: given.waves,
     keepRollouts: given.keepRollouts,
-    system: given.system,
-    userTemplate: given.userTemplate,
   };
+  const { system, userTemplate } = given;
   return {
     model,
     questions,
+    prompts: promptsOf(model, questions, { maxNewTokens: given.maxNewTokens, system, userTemplate }),
     verifier,
     settings,
     maxBranches,
@@ -91,7 +95,7 @@ export async function annotationStageOptions({
         weightsSha256: await model.weightsSha256(),
         tokenizerSha256: model.tokenizerSha256(),
       },
-      options: { ...settings, maxConcurrency: maxBranches, verifier: verifierName },
+      options: { ...settings, maxConcurrency: maxBranches, system, userTemplate, verifier: verifierName },
       libtorch: model.addon.info().libtorch,
       device: model.device,
     },

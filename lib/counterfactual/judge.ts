@@ -12,29 +12,38 @@ export interface Judgement {
 
 const typeName = (value: unknown): string => (value === null ? 'null' : typeof value);
 
-/** Rejects with the signal's reason as soon as it is aborted, so that a verifier that hangs cannot hold up a stop. */
-async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  let stop: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason);
-    signal.addEventListener('abort', stop);
-  });
-  try {
-    signal.throwIfAborted();
-    return await Promise.race([work, aborted]);
-  } finally {
-    if (stop) signal.removeEventListener('abort', stop);
-  }
-}
-
 export class Judge {
   readonly #verifier: DetailedVerifier;
   readonly #signal: AbortSignal | undefined;
+  /** Rejects each verdict that is awaited. */
+  readonly #waiting = new Set<(reason: unknown) => void>();
+  readonly #onAbort = (): void => {
+    for (const reject of this.#waiting) reject(this.#signal?.reason);
+  };
 
   constructor(verifier: DetailedVerifier, signal?: AbortSignal) {
     this.#verifier = verifier;
     this.#signal = signal;
+  }
+
+  /** Rejects with the signal's reason once it is aborted, so that a verifier that hangs cannot hold up a stop. */
+  async #abortable<T>(work: () => Promise<T>): Promise<T> {
+    const signal = this.#signal;
+    if (signal === undefined) return work();
+    signal.throwIfAborted();
+    let stop: (reason: unknown) => void = () => {};
+    const aborted = new Promise<never>((_, reject) => {
+      stop = reject;
+    });
+    // One listener however many verdicts are awaited.
+    if (this.#waiting.size === 0) signal.addEventListener('abort', this.#onAbort);
+    this.#waiting.add(stop);
+    try {
+      return await Promise.race([work(), aborted]);
+    } finally {
+      this.#waiting.delete(stop);
+      if (this.#waiting.size === 0) signal.removeEventListener('abort', this.#onAbort);
+    }
   }
 
   /**
@@ -43,7 +52,7 @@ export class Judge {
    */
   async judge(text: string, question: Question, tokenIds: Int32Array): Promise<Judgement> {
     const { id, question: asked, answer } = question;
-    const call = async () => {
+    return this.#abortable(async () => {
       let result: unknown;
       try {
         result = await this.#verifier(text, { id, question: asked, answer, tokenIds });
@@ -65,7 +74,6 @@ export class Judge {
       }
       const verdict: Verdict = correct ? 'correct' : 'incorrect';
       return typeof extracted === 'string' ? { verdict, extracted } : { verdict };
-    };
-    return abortable(call(), this.#signal);
+    });
   }
 }

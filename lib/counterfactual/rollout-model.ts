@@ -1,5 +1,7 @@
-/** What annotation needs of a model, and the loop that drives its rollout engine. */
+/** What annotation and evaluation need of a model, prompts, and the loop that drives a rollout engine. */
+import { CftError } from '../errors.js';
 import type { NativeBranchResult, NativeRolloutEngine } from '../native/binding.js';
+import type { Question } from '../types.js';
 
 export interface RolloutModel {
   readonly config: { readonly maxPositions: number };
@@ -15,6 +17,35 @@ export interface RolloutModel {
 /** Text of a response as verifiers see it. */
 export const textOf = ({ tokenizer }: RolloutModel, tokenIds: Iterable<number>): string =>
   tokenizer.decode(tokenIds, { skipSpecialTokens: true });
+
+export interface Prompt {
+  tokenIds: Int32Array;
+  /** Most tokens of a response, end token included. */
+  budget: number;
+}
+
+/**
+ * The prompts of questions. A response's budget is `maxNewTokens`, or what the model's positions leave.
+ * @throws CftError ERR_CFT_BAD_DATA for a question whose prompt leaves none.
+ */
+export function promptsOf(
+  model: RolloutModel,
+  questions: readonly Question[],
+  settings: { maxNewTokens: number; system: string; userTemplate: string },
+): Prompt[] {
+  const { maxPositions } = model.config;
+  return questions.map(({ id, question }) => {
+    const tokenIds = model.promptFor(question, settings);
+    if (tokenIds.length >= maxPositions) {
+      throw new CftError(
+        'ERR_CFT_BAD_DATA',
+        `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
+          `${tokenIds.length}`,
+      );
+    }
+    return { tokenIds, budget: Math.min(settings.maxNewTokens, maxPositions - tokenIds.length) };
+  });
+}
 
 /** Decoded tokens per branch and native call: the time between two looks at the signal and the progress. */
 const tokensPerStep = 16;

@@ -12,7 +12,7 @@ import type { AnnotationRecord, AnnotationsMeta, Question, ResponseRecord } from
 import { type Emit, Progress } from './events.js';
 import { Journal } from './journal.js';
 import { type DetailedVerifier, Judge, type Judgement } from './judge.js';
-import { EngineDriver, type RolloutModel, textOf } from './rollout-model.js';
+import { EngineDriver, type Prompt, type RolloutModel, textOf } from './rollout-model.js';
 import { type AnnotationSettings, ResponseAnnotator } from './rollouts.js';
 import {
   type AnnotationOrigin,
@@ -27,8 +27,10 @@ import {
 export interface AnnotationStageOptions {
   model: RolloutModel;
   questions: readonly Question[];
+  /** Of the questions, in their order; see promptsOf. */
+  prompts: readonly Prompt[];
   verifier: DetailedVerifier;
-  settings: AnnotationSettings & { system: string; userTemplate: string };
+  settings: AnnotationSettings;
   /** Branches decoded together; also the questions whose trunks are decoded together. */
   maxBranches: number;
   /** Full path of a file in the run folder. */
@@ -42,33 +44,10 @@ export interface AnnotateResult {
   summary: AnnotationSummary;
 }
 
-interface Prompt {
-  tokenIds: Int32Array;
-  /** Most tokens of a response, end token included. */
-  budget: number;
-}
-
-/** A response's budget: `maxNewTokens`, or what the model's positions leave. */
-function promptsOf({ model, questions, settings }: AnnotationStageOptions): Prompt[] {
-  const { maxPositions } = model.config;
-  return questions.map(({ id, question }) => {
-    const tokenIds = model.promptFor(question, settings);
-    if (tokenIds.length >= maxPositions) {
-      throw new CftError(
-        'ERR_CFT_BAD_DATA',
-        `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
-          `${tokenIds.length}`,
-      );
-    }
-    return { tokenIds, budget: Math.min(settings.maxNewTokens, maxPositions - tokenIds.length) };
-  });
-}
-
 class AnnotationStage {
   readonly #options: AnnotationStageOptions;
   readonly #emit: Emit;
   readonly #judge: Judge;
-  readonly #prompts: Prompt[];
   readonly #journal: Journal;
   readonly #responses: ResponseRecord[];
 
@@ -76,7 +55,6 @@ class AnnotationStage {
     this.#options = options;
     this.#emit = emit;
     this.#judge = new Judge(options.verifier, options.signal);
-    this.#prompts = promptsOf(options);
     this.#journal = new Journal(options.file(journalName));
     this.#responses = recoverJsonLines<ResponseRecord>(options.file(responsesName));
   }
@@ -114,7 +92,7 @@ class AnnotationStage {
     try {
       for (let first = Math.floor(this.#responses.length / maxBranches) * maxBranches; first < total; ) {
         progress.at(first, first / total);
-        const chunk = this.#prompts.slice(first, first + maxBranches);
+        const chunk = this.#options.prompts.slice(first, first + maxBranches);
         let finished = first;
         const decoded = await runRollouts(
           engine,
@@ -161,7 +139,7 @@ class AnnotationStage {
       question: question.question,
       answer: question.answer,
       response: text,
-      prompt_token_ids: [...this.#prompts[index]!.tokenIds],
+      prompt_token_ids: [...this.#options.prompts[index]!.tokenIds],
       response_token_ids: [...tokenIds],
       end_token_id: endTokenId,
       ...judgement,
@@ -222,7 +200,7 @@ class AnnotationStage {
   async #annotate(driver: EngineDriver, index: number, onVerdict: () => void): Promise<void> {
     const { model, settings, questions } = this.#options;
     const response = this.#responses[index]!;
-    const prompt = this.#prompts[index]!;
+    const prompt = this.#options.prompts[index]!;
     const { record, unjudged, rolloutsSaved, decodedTokens } = await new ResponseAnnotator({
       driver,
       model,
@@ -306,7 +284,7 @@ export async function finishedAnnotations(
 /**
  * Annotates, or continues to. What is finished is on disk: after every chunk of trunks and every response.
  * @throws CftError ERR_CFT_NO_SIGNAL where no response is correct (responses.jsonl is written), ERR_CFT_VERIFIER,
- *   ERR_CFT_IO, ERR_CFT_BAD_DATA for a prompt that does not fit the model; the signal's reason when it is aborted.
+ *   ERR_CFT_IO; the signal's reason when it is aborted.
  */
 export async function runAnnotationStage(
   options: AnnotationStageOptions,

@@ -2,6 +2,7 @@
  * Annotates toy questions into the run folder given as the first argument, resuming; for tests that kill it.
  * Says "ready" on standard output when the work starts and one line per event after that.
  */
+import { promptsOf } from '../../lib/counterfactual/rollout-model.js';
 import { runAnnotationStage } from '../../lib/counterfactual/stage.js';
 import { hashQuestions, RunFolder } from '../../lib/run-folder.js';
 import { hashTokens, toyModel } from './toy-model.js';
@@ -21,9 +22,8 @@ const settings = {
   minAlternativeProb: 0,
   waves: true,
   keepRollouts: false,
-  system: '',
-  userTemplate: '{question}',
 };
+const toy = toyModel();
 const model = { name: 'toy', weightsSha256: 'aa', tokenizerSha256: 'bb' };
 
 using folder = RunFolder.open(process.argv[2]!, { resume: true });
@@ -40,8 +40,9 @@ folder.begin({
 console.log('ready');
 await runAnnotationStage(
   {
-    model: toyModel(),
+    model: toy,
     questions,
+    prompts: promptsOf(toy, questions, { ...settings, system: '', userTemplate: '{question}' }),
     verifier: async (_, { tokenIds }) => {
       await new Promise(setImmediate);
       return (hashTokens(tokenIds) >>> 7) % 2 === 0;

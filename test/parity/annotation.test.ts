@@ -6,7 +6,7 @@
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
-import { textOf } from '../../lib/counterfactual/rollout-model.js';
+import { promptsOf, textOf } from '../../lib/counterfactual/rollout-model.js';
 import {
   type AnnotateResult,
   type AnnotationStageOptions,
@@ -37,13 +37,15 @@ async function annotateWith(
   maxBranches = 32,
 ): Promise<AnnotateResult> {
   const folder = temporaryFolder(t);
+  const maxNewTokens = settings.maxNewTokens ?? 48;
   return runAnnotationStage(
     {
       model,
       questions,
+      prompts: promptsOf(model, questions, { maxNewTokens, system: '', userTemplate: '{question}' }),
       verifier,
       settings: {
-        maxNewTokens: 48,
+        maxNewTokens,
         k: 3,
         complete: false,
         rule: 'all',
@@ -52,8 +54,6 @@ async function annotateWith(
         minAlternativeProb: 0,
         waves: true,
         keepRollouts: false,
-        system: '',
-        userTemplate: '{question}',
         ...settings,
       },
       maxBranches,

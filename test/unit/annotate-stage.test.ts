@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { AnnotateEvent } from '../../lib/counterfactual/events.js';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
+import { promptsOf } from '../../lib/counterfactual/rollout-model.js';
 import { type AnnotationStageOptions, runAnnotationStage } from '../../lib/counterfactual/stage.js';
 import { readAnnotations } from '../../lib/data/annotations.js';
 import type { AnnotationRecord, AnnotationsMeta, Question, Verdict } from '../../lib/types.js';
@@ -29,8 +30,6 @@ const defaults: Settings = {
   minAlternativeProb: 0,
   waves: true,
   keepRollouts: false,
-  system: '',
-  userTemplate: '{question}',
 };
 
 const questionsOf = (count: number): Question[] =>
@@ -129,9 +128,16 @@ async function annotateToy(
   const events: AnnotateEvent[] = [];
   const model = toyModel();
   const run: StageRun = { folder, events, model };
+  const settings = { ...defaults, ...change.settings };
+  const questions = change.questions ?? questionsOf(24);
   const options: AnnotationStageOptions = {
     model,
-    questions: questionsOf(24),
+    questions,
+    prompts: promptsOf(change.model ?? model, questions, {
+      ...settings,
+      system: '',
+      userTemplate: '{question}',
+    }),
     verifier,
     maxBranches: 8,
     file: (name) => join(folder, name),
@@ -142,7 +148,7 @@ async function annotateToy(
       device: 'cpu',
     },
     ...change,
-    settings: { ...defaults, ...change.settings },
+    settings,
   };
   const result = await runAnnotationStage(options, (event) => events.push(event));
   return { ...run, ...result };
