@@ -3,7 +3,7 @@
 # and protobuf of the machine that built the wheel. For the CPU flavour only libtorch_cpu and c10 are linked, so a CUDA
 # wheel serves too.
 #
-# Sets CFT_TORCH_VERSION and CFT_TORCH_LIB_DIR.
+# Sets CFT_TORCH_VERSION, CFT_TORCH_LIB_DIR and CFT_RUNTIME_LIBRARIES (for executables).
 
 if(NOT CFT_TORCH_ROOT)
   message(FATAL_ERROR "CFT_TORCH_ROOT is not set; build with `npm run build:native`, which finds libtorch")
@@ -30,10 +30,11 @@ target_link_libraries(cft_libtorch INTERFACE "${CFT_TORCH_LIB_DIR}/libtorch_cpu.
 
 # libgomp comes with the wheel (in lib, or beside the package under a hashed name) and must be the only one in the
 # process: a second one would mean a second thread pool. So -fopenmp is given to the compiler alone; the addon finds
-# GOMP_* through libtorch_cpu, an executable is linked against the very file that libtorch_cpu loads.
+# GOMP_* through libtorch_cpu, an executable is linked against the very file that libtorch_cpu loads (in
+# CFT_RUNTIME_LIBRARIES).
 file(GLOB gomp "${CFT_TORCH_LIB_DIR}/libgomp*.so*" "${CFT_TORCH_ROOT}/../torch.libs/libgomp*.so*")
 if(gomp)
-  list(GET gomp 0 CFT_TORCH_GOMP)
+  list(GET gomp 0 CFT_RUNTIME_LIBRARIES)
 else()
-  set(CFT_TORCH_GOMP gomp)
+  set(CFT_RUNTIME_LIBRARIES gomp)
 endif()

@@ -122,11 +122,18 @@ function unpackWheels(folder, target, env) {
 
 /**
  * Downloads torch `version` into the cache and returns its folder. The CPU flavour takes whichever wheel pip prefers
- * for this machine; the CUDA flavour needs one with CUDA and fetches the libraries that it loads.
- * @param {{ version?: string, flavour: Flavour, env?: NodeJS.ProcessEnv, log: (line: string) => void }} options
+ * for this machine; the CUDA flavour needs one with CUDA and fetches the libraries that it loads, unless it is only
+ * compiled against (`load: false`).
+ * @param {{ version?: string, flavour: Flavour, load?: boolean, env?: NodeJS.ProcessEnv, log: (line: string) => void }} options
  * @returns {Promise<string>} the torch folder
  */
-export async function fetchLibtorch({ version = defaultVersion, flavour, env = process.env, log }) {
+export async function fetchLibtorch({
+  version = defaultVersion,
+  flavour,
+  load = true,
+  env = process.env,
+  log,
+}) {
   if (env.CFT_SKIP_DOWNLOAD)
     throw new SetupError(
       `libtorch was not found and CFT_SKIP_DOWNLOAD forbids fetching it. Unset it, install torch ${version} for python3, or set CFT_TORCH_ROOT to a libtorch folder.`,
@@ -163,7 +170,7 @@ export async function fetchLibtorch({ version = defaultVersion, flavour, env = p
         throw new SetupError(
           `pip gave torch ${seen.fullVersion}, which has no CUDA; the CUDA flavour needs a CUDA wheel (CFT_TORCH_ROOT, or another index)`,
         );
-      if (seen.cuda) {
+      if (seen.cuda && load) {
         const info = /** @type {string} */ (
           readdirSync(temporary).find((name) => /^torch-.*\.dist-info$/.test(name))
         );
@@ -179,7 +186,7 @@ export async function fetchLibtorch({ version = defaultVersion, flavour, env = p
         unpackWheels(wheels, temporary, env);
       }
       rmSync(wheels, { recursive: true });
-      const folder = join(store, `${seen.fullVersion}-${flavour}`);
+      const folder = join(store, `${seen.fullVersion}-${load ? flavour : 'compile'}`);
       rmSync(folder, { recursive: true, force: true });
       renameSync(temporary, folder);
       return join(folder, 'torch');

@@ -162,7 +162,7 @@ export function resolveDevice(addon: Pick<NativeAddon, 'info' | 'cudaDevices'>, 
   if (addon.info().flavour !== 'cuda')
     throw new CftError(
       'ERR_CFT_NO_DEVICE',
-      `device ${name}: this addon was built for the CPU only. Run \`npx cft-native setup --flavour cuda\` on a machine with nvcc, or use --device cpu.`,
+      `device ${name}: this addon was built for the CPU only. Run \`npx cft-native setup\` on a machine with a GPU and nvcc, which builds the CUDA flavour, or use --device cpu.`,
     );
   const devices = addon.cudaDevices();
   const index = Number(match[1] ?? 0);
