@@ -176,7 +176,7 @@ export async function buildAddon({ flavour, tests = false, env = process.env, lo
   };
   const before = present();
   if (before && !tests) return { addon: before, rebuilt: false, cmakeFolder };
-  return withLock(join(place, '.lock'), log, async () => {
+  return withLock(`${cmakeFolder}.lock`, log, async () => {
     let addon = present();
     const rebuilt = !addon;
     const prebuilt = prebuiltBinary(key);

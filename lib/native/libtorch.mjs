@@ -85,18 +85,16 @@ function pythonTorch(env) {
 }
 
 /**
- * libtorch folders that were fetched earlier (named `<version>-<flavour>`), the default version first. What was fetched
- * for CUDA serves the CPU flavour too.
+ * libtorch folders that were fetched earlier for this flavour (named `<version>-<flavour>`), the default version first.
  * @param {NodeJS.ProcessEnv} env
  * @param {Flavour} flavour
  */
 function cached(env, flavour) {
   const folder = join(cacheFolder(env), 'libtorch');
   const names = existsSync(folder) ? readdirSync(folder) : [];
-  const suffix = flavour === 'cuda' ? /^\d.*-cuda$/ : /^\d.*-(cpu|cuda)$/;
   const rank = (/** @type {string} */ name) => Number(!name.startsWith(defaultVersion));
   return names
-    .filter((name) => suffix.test(name))
+    .filter((name) => /^\d/.test(name) && name.endsWith(`-${flavour}`))
     .sort((a, b) => rank(a) - rank(b) || (a < b ? 1 : -1))
     .map((name) => join(folder, name, 'torch'));
 }
