@@ -21,13 +21,15 @@ export interface TextLine {
   terminated: boolean;
 }
 
+// ignoreBOM keeps a mark in mid-file as the character it is; the one at the start is skipped below.
+const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 function decodeLine(name: string, line: number, bytes: Uint8Array): string {
   let length = bytes.length;
   if (length > 0 && bytes[length - 1] === carriageReturn) length--;
   const start = line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 3 : 0;
   try {
-    // ignoreBOM keeps a mark in mid-file as the character it is; the one at the start was skipped above.
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes.subarray(start, length));
+    return strictUtf8.decode(bytes.subarray(start, length));
   } catch (error) {
     throw badData(`${name}:${line}`, 'expected UTF-8 text, found bytes that are not valid UTF-8', error);
   }
