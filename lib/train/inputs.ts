@@ -1,13 +1,16 @@
 /** What a training run starts from, read and checked before any work: options, questions, annotations. */
 import { basename, extname } from 'node:path';
+import { checkRule } from '../counterfactual/rules.js';
 import { annotationsMetaPath, readAnnotations, readAnnotationsMeta } from '../data/annotations.js';
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { splitValidation } from '../data/split.js';
 import { CftError } from '../errors.js';
+import { isAdapterFolder } from '../model/adapter.js';
 import type { Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import type { AnnotationRecord, Question, Verifier } from '../types.js';
+import { loraOptions } from './adapter.js';
 import { type BatchSize, resolveBatchSize } from './batch-size.js';
 
 type Replaced = 'model' | 'data' | 'evalData' | 'annotations' | 'verifier';
@@ -44,6 +47,15 @@ export interface TrainInputs {
 const nameOf = (value: unknown): string | undefined =>
   typeof value === 'string' || value === undefined ? value : inMemory;
 
+function checkAdapterOnAdapter(options: ResolvedOptions<'train'>): void {
+  if (options.loraRank === 0 || options.model === 'embedded' || !isAdapterFolder(options.model)) return;
+  throw new CftError(
+    'ERR_CFT_BAD_OPTION',
+    `loraRank (--lora-rank): ${options.model} is an adapter already, and a new one would lose it; merge it into its ` +
+      'base with PEFT first, or train in full (--lora-rank 0)',
+  );
+}
+
 /** @throws CftError ERR_CFT_BAD_OPTION naming option, expected and found. */
 export function resolveTrainInputs(given: TrainOptions): TrainInputs {
   const { signal: _, model, data, evalData, annotations, verifier, ...plain } = given;
@@ -63,6 +75,11 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
     verifier: typeof verifier === 'function' ? inMemory : verifier,
   };
   const options = resolveOptions('train', named, { defaults: own });
+  checkRule(options);
+  checkAdapterOnAdapter(options);
+  loraOptions(options);
+  if (options.resume && options.output === undefined)
+    throw new CftError('ERR_CFT_BAD_OPTION', 'resume (--resume): expected the run folder as well (--output)');
   const batch = resolveBatchSize(plain, options.batchSize);
   const inputs: TrainInputs = {
     options: { ...options, batchSize: batch.batchSize },

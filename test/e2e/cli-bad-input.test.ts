@@ -222,7 +222,7 @@ const cases: Record<string, Case> = {
       bytes.writeBigUInt64LE(2n ** 62n, 0);
       writeFileSync(path, bytes);
     }),
-    message: /model\.safetensors: header/,
+    message: /model\.safetensors: .*header of 4611686018427387904 bytes in a file of \d+ bytes/,
   },
   'tensors that overlap': {
     args: withModel((model) =>
@@ -294,9 +294,9 @@ const cases: Record<string, Case> = {
   'a folder that cannot be written to': {
     args: (folder) => [
       ...trainWith(folder, writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(3))).slice(0, -1),
-      '/proc/cft-native-run',
+      '/sys/cft-native-run',
     ],
-    message: /\/proc\/cft-native-run: cannot make the folder/,
+    message: /\/sys\/cft-native-run: cannot make the folder/,
   },
   'resuming in a folder of another run': {
     args: (folder) => {
