@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { cacheFolder } from './libtorch.mjs';
+import { cacheFolder, inspectLibtorch } from './libtorch.mjs';
 
 /** @typedef {'cpu' | 'cuda'} Flavour */
 /** @typedef {{ key: string, libtorch: string, flavour: Flavour, napi: number, sources: string, torch_root: string }} AddonManifest */
@@ -65,18 +65,23 @@ export function prebuiltBinary(/** @type {string} */ key) {
 }
 
 /**
- * The built addon in `folder`, or null where it is incomplete or its libtorch is gone.
+ * The built addon in `folder`, or null where it is incomplete or its libtorch is gone or no longer the same.
  * @param {string} folder
  * @returns {BuiltAddon | null}
  */
 export function readAddon(folder) {
   const binary = join(folder, binaryName);
   if (!existsSync(binary) || !existsSync(join(folder, 'torch-lib', 'libtorch_cpu.so'))) return null;
+  /** @type {AddonManifest} */
+  let manifest;
   try {
-    return { ...JSON.parse(readFileSync(join(folder, 'addon.json'), 'utf8')), folder, binary };
+    manifest = JSON.parse(readFileSync(join(folder, 'addon.json'), 'utf8'));
   } catch {
     return null;
   }
+  const libtorch = inspectLibtorch(manifest.torch_root, manifest.flavour);
+  if ('problem' in libtorch || libtorch.fullVersion !== manifest.libtorch) return null;
+  return { ...manifest, folder, binary };
 }
 
 /**

@@ -3,6 +3,7 @@
 // As a program: `node probe.mjs <binary>` prints what the addon says of itself as JSON.
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
+import { resolve } from 'node:path';
 import { argv } from 'node:process';
 import { fileURLToPath } from 'node:url';
 
@@ -32,7 +33,7 @@ if (argv[1] === self) {
   let found;
   try {
     /** @type {import('./binding.js').NativeAddon} */
-    const addon = createRequire(import.meta.url)(/** @type {string} */ (argv[2]));
+    const addon = createRequire(import.meta.url)(resolve(argv[2] ?? ''));
     found = { info: addon.info(), devices: addon.cudaDevices() };
   } catch (error) {
     found = { problem: error instanceof Error ? error.message : String(error) };
