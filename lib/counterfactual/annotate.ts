@@ -2,7 +2,7 @@
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
-import { defaultBranches, Model } from '../model/model.js';
+import { defaultBranches, type Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { Run } from '../run.js';
@@ -103,7 +103,10 @@ export async function annotationStageOptions({
   };
 }
 
-/** Options as resolved; what was handed over in memory goes by a name. */
+/** What options are recorded as that a program handed over in place of a name. */
+const inMemory = '(in memory)';
+
+/** Options as resolved, all of them plain. */
 function resolve({
   model,
   data,
@@ -111,44 +114,47 @@ function resolve({
   signal: _,
   ...rest
 }: AnnotateOptions): ResolvedOptions<'annotate'> {
+  const modelName = typeof model === 'object' ? model.name : (model ?? 'embedded');
+  const defaults = modelName === 'embedded' ? embeddedPreset('annotate') : {};
+  // How many of the embedded questions to take says nothing about others.
+  if (data !== undefined) delete defaults.limit;
   const options = resolveOptions(
     'annotate',
     {
       ...rest,
-      model: model instanceof Model ? model.name : model,
-      ...(typeof data === 'string' ? { data } : {}),
-      ...(typeof verifier === 'string' ? { verifier } : {}),
+      model: modelName,
+      data: typeof data === 'object' ? inMemory : data,
+      verifier: typeof verifier === 'function' ? inMemory : verifier,
     },
-    { defaults: model === undefined || model === 'embedded' ? embeddedPreset('annotate') : {} },
+    { defaults },
   );
   checkRule(options);
   if (options.resume && options.output === undefined) {
     throw new CftError('ERR_CFT_BAD_OPTION', 'resume (--resume): expected the run folder as well (--output)');
   }
-  return typeof verifier === 'function' ? { ...options, verifier: 'function' } : options;
+  if (options.data === undefined) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      'data (--data): expected a file of questions (.jsonl, .json, .csv or .parquet), found none',
+    );
+  }
+  return options;
 }
 
 async function work(given: AnnotateOptions, emit: Emit): Promise<AnnotateResult> {
   const { signal } = given;
   signal?.throwIfAborted();
   const options = resolve(given);
-  const source = given.data ?? options.data;
-  if (source === undefined) {
-    throw new CftError(
-      'ERR_CFT_BAD_OPTION',
-      'data (--data): expected a file of questions (.jsonl, .json, .csv or .parquet), found none',
-    );
-  }
   const verifier = await createVerifier(given.verifier ?? options.verifier);
   using folder = RunFolder.open(options.output ?? defaultRunFolder(), { resume: options.resume });
-  const questions = await readQuestions(source, {
+  const questions = await readQuestions(given.data ?? (options.data as string), {
     questionField: options.questionField,
     answerField: options.answerField,
     limit: options.limit,
     signal,
   });
   const loaded =
-    given.model instanceof Model
+    typeof given.model === 'object'
       ? undefined
       : await loadModel(options.model, { ...loadOptions(options), signal });
   try {
@@ -162,7 +168,7 @@ async function work(given: AnnotateOptions, emit: Emit): Promise<AnnotateResult>
       dtype: model.dtype,
       model: stage.origin.model,
       data: {
-        name: typeof source === 'string' ? source : 'in memory',
+        name: options.data as string,
         sha256: hashQuestions(questions),
         questions: questions.length,
       },

@@ -56,12 +56,12 @@ test('a run can be iterated and awaited, and leaves a run folder that holds all 
   t.regex(meta.weights_sha256, /^[0-9a-f]{64}$/);
   t.regex(meta.tokenizer_sha256, /^[0-9a-f]{64}$/);
   t.is(meta.options.max_new_tokens, 32);
-  t.is(meta.options.verifier, 'function');
+  t.is(meta.options.verifier, '(in memory)');
   t.regex(meta.libtorch, /^2\./);
   t.is(meta.device, 'cpu');
   const record = readJson<Record<string, unknown>>(join(options.output, 'run.json'));
   t.is(record.status, 'done');
-  t.deepEqual(record.data, { ...(record.data as object), name: 'in memory', questions: 20 });
+  t.deepEqual(record.data, { ...(record.data as object), name: '(in memory)', questions: 20 });
   t.deepEqual((record.model as Record<string, string>).weights_sha256, meta.weights_sha256);
 });
 
