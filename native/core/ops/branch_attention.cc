@@ -22,22 +22,35 @@ struct Span {
   int64_t stride;  // floats between positions
 };
 
+CFT_INLINE void multiply_add(Vec& total, const float* a, const float* b) {
+  Vec x, y;
+  simd::load(x, a);
+  simd::load(y, b);
+  total += x * y;
+}
+
 // scores[i] = query . keys[i] * scale; returns the largest.
 CFT_INLINE float score_span(const float* query, const Span& span, int64_t dim, float scale, float* scores) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (int64_t i = 0; i < span.count; ++i) {
-    const float* key = span.keys + i * span.stride;
-    Vec total = {};
-    int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes) {
-      Vec a, b;
-      simd::load(a, query + d);
-      simd::load(b, key + d);
-      total += a * b;
+  const int64_t whole = dim / kLanes * kLanes;
+  int64_t i = 0;
+  for (; i + 4 <= span.count; i += 4) {  // four at a time: their sums across lanes cost as much as one
+    Vec totals[4] = {};
+    for (int64_t d = 0; d < whole; d += kLanes) {
+      for (int64_t n = 0; n < 4; ++n)
+        multiply_add(totals[n], query + d, span.keys + (i + n) * span.stride + d);
     }
-    float dot = simd::sum(total);
-    for (; d < dim; ++d) dot += query[d] * key[d];
-    scores[i] = dot * scale;
+    simd::sum4(scores + i, totals[0], totals[1], totals[2], totals[3]);
+  }
+  for (; i < span.count; ++i) {
+    Vec total = {};
+    for (int64_t d = 0; d < whole; d += kLanes)
+      multiply_add(total, query + d, span.keys + i * span.stride + d);
+    scores[i] = simd::sum(total);
+  }
+  float top = -std::numeric_limits<float>::infinity();
+  for (i = 0; i < span.count; ++i) {
+    for (int64_t d = whole; d < dim; ++d) scores[i] += query[d] * span.keys[i * span.stride + d];
+    scores[i] *= scale;
     top = std::max(top, scores[i]);
   }
   return top;
@@ -45,21 +58,33 @@ CFT_INLINE float score_span(const float* query, const Span& span, int64_t dim, f
 
 // out += sum of weights[i] * values[i]
 CFT_INLINE void add_values(const Span& span, int64_t dim, const float* weights, float* out) {
-  for (int64_t d = 0; d < dim; d += kLanes) {
-    if (d + kLanes <= dim) {
-      Vec total;
-      simd::load(total, out + d);
-      for (int64_t i = 0; i < span.count; ++i) {
+  constexpr int64_t kTogether = 4;  // independent sums in flight, to hide the latency of the additions
+  int64_t d = 0;
+  for (; d + kTogether * kLanes <= dim; d += kTogether * kLanes) {
+    Vec totals[kTogether];
+    for (int64_t n = 0; n < kTogether; ++n) simd::load(totals[n], out + d + n * kLanes);
+    for (int64_t i = 0; i < span.count; ++i) {
+      const float* values = span.values + i * span.stride + d;
+      for (int64_t n = 0; n < kTogether; ++n) {
         Vec value;
-        simd::load(value, span.values + i * span.stride + d);
-        total += value * weights[i];
-      }
-      simd::store(out + d, total);
-    } else {
-      for (int64_t e = d; e < dim; ++e) {
-        for (int64_t i = 0; i < span.count; ++i) out[e] += span.values[i * span.stride + e] * weights[i];
+        simd::load(value, values + n * kLanes);
+        totals[n] += value * weights[i];
       }
     }
+    for (int64_t n = 0; n < kTogether; ++n) simd::store(out + d + n * kLanes, totals[n]);
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    Vec total;
+    simd::load(total, out + d);
+    for (int64_t i = 0; i < span.count; ++i) {
+      Vec value;
+      simd::load(value, span.values + i * span.stride + d);
+      total += value * weights[i];
+    }
+    simd::store(out + d, total);
+  }
+  for (; d < dim; ++d) {
+    for (int64_t i = 0; i < span.count; ++i) out[d] += span.values[i * span.stride + d] * weights[i];
   }
 }
 

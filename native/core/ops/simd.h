@@ -26,6 +26,19 @@ CFT_INLINE float sum(const Vec& v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
+// The sums of four vectors, each in the order of sum() above, so that a sum has the same bits either way.
+CFT_INLINE void sum4(float* out, const Vec& a, const Vec& b, const Vec& c, const Vec& d) {
+  const Vec ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+                 __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  const Vec cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 8, 9, 10, 11) +
+                 __builtin_shufflevector(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+  const Vec pairs = __builtin_shufflevector(ab, cd, 0, 1, 4, 5, 8, 9, 12, 13) +
+                    __builtin_shufflevector(ab, cd, 2, 3, 6, 7, 10, 11, 14, 15);
+  const Vec sums = __builtin_shufflevector(pairs, pairs, 0, 2, 4, 6, 0, 2, 4, 6) +
+                   __builtin_shufflevector(pairs, pairs, 1, 3, 5, 7, 1, 3, 5, 7);
+  std::memcpy(out, &sums, 4 * sizeof(float));
+}
+
 // x := exp(x) for x <= 88, relative error below 2e-7 (range reduction by ln 2, degree 6; coefficients of
 // Cephes expf).
 CFT_INLINE void exp_in_place(Vec& x) {

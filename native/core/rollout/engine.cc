@@ -1,11 +1,11 @@
 #include "core/rollout/engine.h"
 
-#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
 
 #include "core/errors.h"
+#include "core/ops/lanes.h"
 #include "core/rollout/decode.h"
 #include "core/rollout/sampling.h"
 
@@ -17,17 +17,6 @@ constexpr int64_t kFirstCapacity =
 
 at::Tensor long_tensor(const std::vector<int64_t>& values, at::Device device) {
   return at::tensor(values, at::kLong).to(device);
-}
-
-// A small model's weights fit into the cache, and its operations are shorter than waking a thread for each:
-// there each thread takes its share of the rows through all layers, and the threads meet once per step. A
-// larger model's weights would be read once per thread that way, so there the threads share each operation.
-// (Lanes without rows cost nothing; what counts is that operations inside a lane do not start threads of
-// their own.)
-int64_t lane_count(const Model& model) {
-  constexpr int64_t kCachedParameters = 8'000'000;
-  if (!model.device().is_cpu() || model.parameter_count() > kCachedParameters) return 1;
-  return at::get_num_threads();
 }
 
 }  // namespace
@@ -53,8 +42,12 @@ int64_t RolloutEngine::add_trunk(std::vector<int32_t> token_ids, int64_t score_f
                                  TrunkScores* scores) {
   c10::NoGradGuard no_grad;
   follow_weights();
-  auto trunk = std::make_shared<const Trunk>(
-      prefill_trunk(model_, std::move(token_ids), score_from, alternatives, scores));
+  std::shared_ptr<const Trunk> trunk;
+  run_one_lane(model_, [&] {
+    const c10::NoGradGuard lane_no_grad;
+    trunk = std::make_shared<const Trunk>(
+        prefill_trunk(model_, std::move(token_ids), score_from, alternatives, scores));
+  });
   const std::lock_guard<std::mutex> lock(mutex_);
   trunks_[next_trunk_] = std::move(trunk);
   return next_trunk_++;
@@ -279,16 +272,14 @@ void RolloutEngine::decode_once(StepResult* result) {
   const int64_t count = static_cast<int64_t>(active_.size());
   at::Tensor logits =
       at::empty({count, c.vocab_size}, at::TensorOptions().dtype(at::kFloat).device(model_.device()));
-  const int64_t lanes = lane_count(model_);
+  const int64_t lanes = runs_by_lanes(model_) ? at::get_num_threads() : 1;
   // The rows of a lane: a multiple of kRowMultiple, so that only the last one pads.
   const int64_t blocks = (count + kRowMultiple - 1) / kRowMultiple;
   const int64_t lane_rows = (blocks + lanes - 1) / lanes * kRowMultiple;
-  at::parallel_for(0, lanes, 1, [&](int64_t begin, int64_t end) {
+  run_lanes(lanes, [&](int64_t lane) {
     const c10::NoGradGuard no_grad;  // thread-local
-    for (int64_t lane = begin; lane < end; ++lane) {
-      const int64_t first = lane * lane_rows, last = std::min(count, first + lane_rows);
-      if (first < last) decode_block(first, last, logits);
-    }
+    const int64_t first = lane * lane_rows, last = std::min(count, first + lane_rows);
+    if (first < last) decode_block(first, last, logits);
   });
 
   const bool sampling = std::any_of(active_.begin(), active_.end(),
