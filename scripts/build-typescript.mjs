@@ -1,12 +1,26 @@
-// Compiles lib into dist and makes the command executable. Incremental, so that a repeat takes no time.
+// Compiles lib into dist and makes the command executable. With --if-needed only where a source is newer than what was
+// compiled: npm runs `prepare` silently before the first `npx` in a checkout.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync } from 'node:fs';
+import { chmodSync, existsSync, readdirSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { packageRoot } from '../lib/native/addon.mjs';
 
-const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin', 'tsc');
-const compiled = spawnSync(process.execPath, [tsc, '-p', packageRoot], { stdio: 'inherit' });
 const command = join(packageRoot, 'dist', 'cli', 'main.js');
-if (existsSync(command)) chmodSync(command, 0o755);
-process.exitCode = compiled.status ?? 1;
+const sources = [
+  'tsconfig.json',
+  'lib',
+  ...readdirSync(join(packageRoot, 'lib'), { recursive: true }).map((name) => join('lib', name)),
+];
+const upToDate = () => {
+  if (!existsSync(command)) return false;
+  const compiled = statSync(command).mtimeMs;
+  return sources.every((name) => statSync(join(packageRoot, name)).mtimeMs <= compiled);
+};
+
+if (!(process.argv.includes('--if-needed') && upToDate())) {
+  const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin', 'tsc');
+  const compiled = spawnSync(process.execPath, [tsc, '-p', packageRoot], { stdio: 'inherit' });
+  if (existsSync(command)) chmodSync(command, 0o755);
+  process.exitCode = compiled.status ?? 1;
+}

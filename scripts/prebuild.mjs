@@ -2,8 +2,8 @@
 //   node scripts/prebuild.mjs [--flavour cpu|cuda]
 // A set-up whose libtorch and sources have the same key takes the binary instead of compiling.
 import { spawnSync } from 'node:child_process';
-import { readdirSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import prebuildify from 'prebuildify';
 import { addonKey, packageRoot, prebuiltBinary, sourceHash } from '../lib/native/addon.mjs';
@@ -14,9 +14,13 @@ import { run } from './run.mjs';
 await run(async () => {
   const { values } = parseArgs({ options: { flavour: { type: 'string', default: 'cpu' } } });
   const libtorch = await obtainLibtorch({ flavour: values.flavour, env: process.env, log: console.error });
-  const key = addonKey(libtorch.version, values.flavour, sourceHash());
+  const sources = sourceHash();
+  const key = addonKey(libtorch.version, values.flavour, sources);
   const binary = prebuiltBinary(key);
-  rmSync(binary, { force: true });
+  // Binaries of older sources would only make the package larger.
+  const old = (name) => name.endsWith('.node') && (name === basename(binary) || !name.includes(sources));
+  if (existsSync(dirname(binary)))
+    for (const name of readdirSync(dirname(binary)).filter(old)) rmSync(join(dirname(binary), name));
   process.env.CFT_PREBUILD_FLAVOUR = values.flavour;
   await promisify(prebuildify)({
     cwd: packageRoot,
