@@ -38,7 +38,12 @@ test('a tiny model, killed at random moments and resumed: the same files as an u
   for (const name of ['one', 'two', 'three']) {
     const folder = join(base, name);
     for (let i = 0; i < 4; i++) {
-      const killAt = { event: Math.floor(Math.random() * 16), delay: Math.random() * 20 };
+      // In turn anywhere, and among the rollouts.
+      const delay = Math.random() * 20;
+      const killAt =
+        i % 2 === 0
+          ? { event: Math.floor(Math.random() * 16), delay }
+          : { event: Math.floor(Math.random() * 3), delay, type: 'response' };
       const killed = await annotateInChild(tiny, folder, killAt);
       if (killed) kills++;
       const state = existsSync(folder) ? readdirSync(folder).sort().join(' ') : 'nothing';
