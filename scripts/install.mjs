@@ -5,17 +5,21 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { builtAddons, packageRoot } from '../lib/native/addon.mjs';
 import { buildAddon } from '../lib/native/build.mjs';
+import { findLibtorch, SetupError } from '../lib/native/libtorch.mjs';
 import { run } from './run.mjs';
 
 const checkout = existsSync(join(packageRoot, 'tsconfig.json'));
 
 await run(async () => {
   if (builtAddons().length > 0) return;
-  const env = checkout ? process.env : { ...process.env, CFT_SKIP_DOWNLOAD: '1' };
+  if (checkout) {
+    await buildAddon({ flavour: 'cpu', log: console.error });
+    return;
+  }
   try {
-    await buildAddon({ flavour: 'cpu', env, log: console.error });
+    if (!findLibtorch().found) throw new SetupError('libtorch is not on this machine yet');
+    await buildAddon({ flavour: 'cpu', log: console.error });
   } catch (error) {
-    if (checkout) throw error;
     console.error(`cft-native: the native addon was not built: ${error.message}`);
     console.error(
       'cft-native: run `npx cft-native setup` once; it finds or fetches libtorch and builds the addon.',

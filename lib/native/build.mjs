@@ -138,8 +138,11 @@ function install(place, key, binary, libtorch, flavour, sources) {
     if (name.startsWith(others) && name !== key) rmSync(join(place, name), { recursive: true, force: true });
 }
 
+/** What is fetched for the CUDA flavour. */
+export const defaultCudaVersion = '2.14.1';
+
 /**
- * Finds libtorch, or fetches it.
+ * Finds libtorch, or fetches it; but fetches nothing where what is built from it could not be built.
  * @param {{ flavour: Flavour, env: NodeJS.ProcessEnv, log: Log }} options
  * @returns {Promise<Libtorch>}
  */
@@ -148,14 +151,12 @@ export async function obtainLibtorch({ flavour, env, log }) {
   for (const line of skipped) log(line);
   if (found) return found;
   const version = flavour === 'cuda' ? defaultCudaVersion : defaultVersion;
+  if (!existsSync(prebuiltBinary(addonKey(version, flavour, sourceHash())))) requireToolchain(flavour, env);
   const root = await fetchLibtorch({ version, flavour, env, log });
   const seen = inspectLibtorch(root, flavour);
   if ('problem' in seen) throw new SetupError(seen.problem);
   return { root, source: 'cache', ...seen };
 }
-
-/** What is fetched for the CUDA flavour. */
-export const defaultCudaVersion = '2.14.1';
 
 /**
  * Makes sure that the addon of the present sources exists for `flavour`. `tests` also builds the C++ tests, in
