@@ -40,7 +40,7 @@ export interface StreamedToken {
 }
 
 /** Branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
-export const defaultBranches = (device: string): number => (device === 'cpu' ? 32 : 256);
+export const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
 
 export class Model implements AsyncDisposable {
   /** The path, hub id or name that it was loaded by. */
