@@ -61,13 +61,11 @@ async function compareWithLabels(
   t.true(unsure <= rollouts.length / 20);
 }
 
-test('the embedded model: every label is that of transformers', async (t) => {
-  await compareWithLabels(t, 'embedded', fixturePath('annotation/embedded.json'), { threads: 1 });
-});
-
-test('the embedded model: the builtin verifier gives the same labels', async (t) => {
-  const labels = fixturePath('annotation/embedded.json');
-  await compareWithLabels(t, 'embedded', labels, { threads: 1, verifier: 'builtin' });
+test('the embedded model with the builtin verifier: every label is that of transformers', async (t) => {
+  await compareWithLabels(t, 'embedded', fixturePath('annotation/embedded.json'), {
+    threads: 1,
+    verifier: 'builtin',
+  });
 });
 
 test('SmolLM2-135M-Instruct: every label is that of transformers', async (t) => {
