@@ -1,0 +1,85 @@
+// Second half of the GPU run (see gpu-run.sh): build, C++ tests, memory checks, parity on CUDA, benchmarks. Each step adds a
+// line to <out>/run.jsonl and a log; the benchmarks' rows go to <out>/bench.jsonl. A step that fails does not stop the
+// next, save the build.
+import { spawnSync } from 'node:child_process';
+import { appendFileSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { packageRoot } from '../lib/native/addon.mjs';
+import { buildAddon } from '../lib/native/build.mjs';
+import { SetupError } from '../lib/native/libtorch.mjs';
+import { run } from './run.mjs';
+
+const [out, manifestPath] = process.argv.slice(2);
+const { commit, changed_files } = JSON.parse(readFileSync(manifestPath, 'utf8'));
+let failures = 0;
+
+function record(row) {
+  const line = JSON.stringify({ ...row, commit, changed_files, date: new Date().toISOString() });
+  console.log(line);
+  appendFileSync(join(out, 'run.jsonl'), `${line}\n`);
+  if (row.ok === false) failures += 1;
+}
+
+/** Runs a program with its output in <out>/<step>.log, and records how it ended and its last line. */
+function step(name, program, args, env = {}) {
+  const log = join(out, `${name}.log`);
+  const descriptor = openSync(log, 'w');
+  const start = performance.now();
+  const done = spawnSync(program, args, {
+    cwd: packageRoot,
+    stdio: ['ignore', descriptor, descriptor],
+    env: { ...process.env, GOMP_SPINCOUNT: '20000', ...env },
+  });
+  const last = readFileSync(log, 'utf8').trimEnd().split('\n').at(-1);
+  const seconds = Math.round((performance.now() - start) / 100) / 10;
+  record({ step: name, ok: done.status === 0, status: done.status ?? done.signal, seconds, last });
+}
+
+await run(async () => {
+  const smi = spawnSync(
+    'nvidia-smi',
+    ['--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
+    {
+      encoding: 'utf8',
+    },
+  );
+  record({ step: 'machine', gpu: smi.status === 0 ? smi.stdout.trim() : null });
+  const start = performance.now();
+  const { addon, cmakeFolder } = await buildAddon({ flavour: 'cuda', tests: true, log: console.error });
+  const seconds = Math.round((performance.now() - start) / 100) / 10;
+  record({ step: 'build', ok: true, seconds, libtorch: addon.libtorch, key: addon.key });
+
+  const node = process.execPath;
+  const env = { CFT_ADDON: addon.binary, CFT_TEST_DEVICE: 'cuda' };
+  step('cpp-tests', join(cmakeFolder, 'cft_tests'), []);
+  if (spawnSync('compute-sanitizer', ['--version']).status === 0)
+    for (const tool of ['memcheck', 'racecheck'])
+      step(tool, 'compute-sanitizer', [
+        '--tool',
+        tool,
+        '--error-exitcode',
+        '9',
+        join(cmakeFolder, 'cft_tests'),
+        '-tc=CUDA*',
+      ]);
+  else record({ step: 'memcheck', skipped: 'compute-sanitizer is not on the PATH' });
+  step('parity', node, ['node_modules/ava/entrypoints/cli.mjs', 'test/parity/**', 'test/binding/**'], env);
+  for (const dtype of ['float32', 'bfloat16'])
+    step(
+      `bench-${dtype}`,
+      node,
+      [
+        '--import',
+        'tsx',
+        'bench/run.ts',
+        '--device',
+        'cuda',
+        '--dtype',
+        dtype,
+        '--output',
+        join(out, 'bench.jsonl'),
+      ],
+      env,
+    );
+  if (failures > 0) throw new SetupError(`${failures} steps failed; their logs are in ${out}`);
+});
