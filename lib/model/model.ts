@@ -111,7 +111,7 @@ export class Model implements AsyncDisposable {
     {
       maxBranches = defaultBranches(this.device),
       signal,
-    }: { maxBranches?: number; signal?: AbortSignal } = {},
+    }: { maxBranches?: number | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<Rollout[][]> {
     const engine = this.createEngine({ maxBranches });
     try {

@@ -8,6 +8,7 @@
 #include "binding/environment.h"
 #include "core/errors.h"
 #include "core/model/decoder.h"
+#include "core/ops/lanes.h"
 
 namespace cft::binding {
 namespace {
@@ -133,7 +134,12 @@ Napi::Value ModelHandle::logits(const Napi::CallbackInfo& info) {
         env,
         [model = need(), ids = need_int32s(info[0], "tokenIds")] {
           const c10::NoGradGuard no_grad;
-          return forward_head(*model, forward_hidden(*model, one_sequence(*model, ids))).cpu().contiguous();
+          at::Tensor logits;
+          run_one_lane(*model, [&] {
+            logits =
+                forward_head(*model, forward_hidden(*model, one_sequence(*model, ids))).cpu().contiguous();
+          });
+          return logits;
         },
         [](Napi::Env env, at::Tensor& logits) -> Napi::Value {
           Napi::Float32Array data = Napi::Float32Array::New(env, static_cast<size_t>(logits.numel()));
@@ -156,7 +162,9 @@ Napi::Value ModelHandle::scores(const Napi::CallbackInfo& info) {
         env,
         [model = need(), ids = need_int32s(info[0], "tokenIds")] {
           const c10::NoGradGuard no_grad;
-          return score_sequence(*model, ids);
+          Scores scores;
+          run_one_lane(*model, [&] { scores = score_sequence(*model, ids); });
+          return scores;
         },
         [](Napi::Env env, Scores& scores) -> Napi::Value {
           Napi::Object result = Napi::Object::New(env);
@@ -240,6 +248,14 @@ Napi::Value ModelHandle::weight_version(const Napi::CallbackInfo& info) {
                [&] { return Napi::Number::New(info.Env(), static_cast<double>(need()->weight_version())); });
 }
 
-void ModelHandle::dispose(const Napi::CallbackInfo& info) { release(info.Env()); }
+void ModelHandle::dispose(const Napi::CallbackInfo& info) {
+  if (!model_) return;
+  // Freeing gigabytes takes more than a millisecond: the last reference goes on the compute thread.
+  auto job = std::make_unique<Job>();
+  job->work = [model = model_] {};
+  job->settle = [](Napi::Env, const std::exception_ptr&) {};
+  release(info.Env());
+  Worker::of(info.Env()).post(info.Env(), std::move(job));
+}
 
 }  // namespace cft::binding

@@ -9,6 +9,7 @@
 
 #include "core/errors.h"
 #include "core/model/decoder.h"
+#include "core/ops/lanes.h"
 
 namespace cft {
 namespace {
@@ -74,17 +75,21 @@ double Trainer::accumulate(const TrainBatch& batch) {
   if (batch.selected.empty()) return 0;
   const DeviceBatch inputs(model_, batch);
   const ForwardHooks hooks = this->hooks(batch.dropout_counter);
+  double loss = 0;
   try {
-    const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
-    at::Tensor hidden;
-    {
-      const at::AutoGradMode grad(true);
-      hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
-    }
-    const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
-    // An adapter on the head alone leaves a body without gradients.
-    if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
-    return head.loss;
+    run_one_lane(model_, [&] {
+      const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
+      at::Tensor hidden;
+      {
+        const at::AutoGradMode grad(true);
+        hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
+      }
+      const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
+      // An adapter on the head alone leaves a body without gradients.
+      if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
+      loss = head.loss;
+    });
+    return loss;
   } catch (...) {
     gradients_.clear();
     throw;
@@ -116,8 +121,12 @@ HeadScores Trainer::score(const TrainBatch& batch) const {
   const at::NoGradGuard no_grad;
   const DeviceBatch inputs(model_, batch);
   const ForwardHooks hooks = this->hooks(std::nullopt);
-  const at::Tensor hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
-  return head_scores(model_, hidden, inputs.targets, hooks);
+  HeadScores scores;
+  run_one_lane(model_, [&] {
+    const at::Tensor hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
+    scores = head_scores(model_, hidden, inputs.targets, hooks);
+  });
+  return scores;
 }
 
 std::vector<std::string> Trainer::parameter_names() const {

@@ -2,8 +2,8 @@
 // Full fine-tuning trains the model's own weights in place; LoRA trains an adapter and leaves the model as it
 // is (load the base with the saved adapter to use it).
 //
-// Bit-deterministic: the same calls on the same weights with the same number of threads give the same bits,
-// and so does a run that goes on from saved state.
+// Bit-deterministic on the CPU: the same calls on the same weights with the same number of threads give the
+// same bits, and so does a run that goes on from saved state.
 #pragma once
 #include <ATen/ATen.h>
 
