@@ -19,7 +19,6 @@ const dataNeeded = ['models'];
 // Of node_modules: nothing that only checks sources or packs, and one platform's binary of those that bring many.
 const unwanted =
   /^node_modules\/(\.bin|\.cache|\.package-lock\.json|@biomejs|@typescript|typescript|clang-format|prebuildify|@types)(\/|$)|tokenizers\.(?!linux-x64-gnu).*\.node$|\.map$/;
-const unwantedSources = /^(docs|models\/recipe|\.ci|\.gitignore)(\/|$)/;
 
 // stdin: [[path, name in the archive], ...]; argv: folder, bytes per part, then facts for the manifest as JSON.
 const packScript = `
@@ -101,7 +100,7 @@ await run(async () => {
   });
   const own = git('ls-files', '-z')
     .split('\0')
-    .filter((name) => name && !unwantedSources.test(name) && existsSync(join(packageRoot, name)));
+    .filter((name) => name && existsSync(join(packageRoot, name)));
   const generated = ['dist', 'node_modules']
     .flatMap((name) => filesUnder(join(packageRoot, name)))
     .map((path) => relative(packageRoot, path))
