@@ -1,4 +1,5 @@
-/** Numbers and tables for people. */
+/** Numbers, paths and tables for people. */
+import { relative } from 'node:path';
 
 export const percent = (value: number): string => `${(100 * value).toFixed(1)} %`;
 
@@ -32,3 +33,9 @@ export const shellQuoted = (words: readonly string[]): string =>
   words
     .map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`))
     .join(' ');
+
+/** Relative to the working directory where that is below it. */
+export function shortPath(path: string): string {
+  const short = relative(process.cwd(), path);
+  return short === '' || short.startsWith('..') ? path : short;
+}

@@ -36,7 +36,7 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
     describe: 'Continue a prompt (or standard input), greedy or sampled, streaming',
     examples: [
       [
-        '$0 generate "Sam has 12 pens and buys 30 more. How many pens does Sam have?"',
+        '$0 generate "Sam has 25 cups. Sam finds 24 more and sells 34. How many cups does Sam have?"',
         'With the chat template',
       ],
       [

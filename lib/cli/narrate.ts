@@ -1,6 +1,6 @@
 /** Tells a run's events on a view. The commands' events share their shapes, so one narrator serves them all. */
 import type { AnnotateEvent, EvaluateEvent, TrainEvent } from '../index.js';
-import { count, duration, percent } from './format.js';
+import { count, duration, percent, shortPath } from './format.js';
 import type { View } from './view.js';
 
 export type AnyEvent = AnnotateEvent | EvaluateEvent | TrainEvent;
@@ -25,7 +25,7 @@ export class Narrator {
   readonly #view: View;
   #stage: { name: string; start: number } | undefined;
   #trunks = { done: 0, correct: 0 };
-  #losses: number[] = [];
+  #steps = 0;
 
   constructor(view: View) {
     this.#view = view;
@@ -50,12 +50,12 @@ export class Narrator {
           const { model, parameters, device, dtype } = event;
           this.#view.line(`${model}: ${count(parameters)} parameters, ${dtype} on ${device}`);
         }
-        this.#view.line(`run folder: ${event.output}`);
+        this.#view.line(`run folder: ${shortPath(event.output)}`);
         break;
       case 'stage':
         if (this.#stage?.name === 'trunks') this.#trunksDone();
         this.#stage = { name: event.stage, start: performance.now() };
-        this.#losses = [];
+        this.#steps = 0;
         if (event.stage !== 'report') this.#view.start(stages[event.stage] ?? event.stage);
         break;
       case 'progress':
@@ -66,7 +66,7 @@ export class Narrator {
         if (event.verdict === 'correct') this.#trunks.correct++;
         break;
       case 'step':
-        if (event.selectedTokens > 0) this.#losses.push(event.loss);
+        this.#steps++;
         break;
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
@@ -85,11 +85,7 @@ export class Narrator {
         }
         break;
       case 'saved':
-        this.#finishStage(
-          this.#losses.length === 0
-            ? 'done before'
-            : `${this.#losses.length} steps, loss ${this.#losses[0]!.toFixed(3)} → ${this.#losses.at(-1)!.toFixed(3)}`,
-        );
+        this.#finishStage(this.#steps === 0 ? 'done before' : `${count(this.#steps)} steps`);
         break;
       case 'evaluated': {
         const { accuracy, accuracyCi95, n } = event.summary;

@@ -1,7 +1,7 @@
 /** What a training run ends with on standard output. */
 import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
 import { describeComparison } from '../report/report.js';
-import { count, duration, percent, shellQuoted, textTable } from './format.js';
+import { count, duration, percent, shellQuoted, shortPath, textTable } from './format.js';
 
 const cells = (summary: EvalSummary | undefined): string[] =>
   summary === undefined
@@ -70,17 +70,22 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
 /** The table, the verdicts, the costs, where things are and what to type next. */
 export function trainTable(result: TrainResult): string {
   const { trained, report, before } = result;
+  const model = shortPath(trained.model);
+  const generate = `npx cft-native generate --model ${shellQuoted([model])}`;
   const next =
     result.model === 'embedded'
-      ? 'npx cft-native train --model FOLDER_OR_HUB_ID --data questions.jsonl --eval-data test.jsonl'
-      : `npx cft-native generate --model ${shellQuoted([trained.model])} "..."`;
+      ? [
+          `${generate} "Sam has 25 cups. Sam finds 24 more and sells 34. How many cups does Sam have?"`,
+          'npx cft-native train --model FOLDER_OR_HUB_ID --data questions.jsonl --eval-data test.jsonl',
+        ]
+      : [`${generate} "..."`];
   return [
     ...accuracies(result),
     ...comparisons(result),
     ...costs(result),
-    `model        ${trained.model}`,
-    `report       ${report}`,
-    `next         ${next}`,
+    `model        ${model}`,
+    `report       ${shortPath(report)}`,
+    ...next.map((line, i) => `${i === 0 ? 'next' : '    '}         ${line}`),
     ...(before === undefined
       ? ['             (no evaluation: give --eval-data, or --validation 0.1 for a share of the questions)']
       : []),

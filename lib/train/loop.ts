@@ -40,7 +40,7 @@ export type LoopEvent =
 export interface LoopResult {
   steps: number;
   skippedSteps: number;
-  /** Mean loss of the first and of the last tenth of the steps that had selected tokens; NaN where none had. */
+  /** Mean loss of the first and of the last quarter of the steps that had selected tokens; NaN where none had. */
   firstLoss: number;
   lastLoss: number;
   /** Prompt and response tokens, and those with loss, summed over the steps. */
@@ -95,14 +95,14 @@ function meanLoss(metrics: readonly StepMetrics[]): number {
 export function summarizeMetrics(path: string): LoopResult {
   const metrics = readMetrics(path);
   const withLoss = metrics.filter((one) => one.selectedTokens > 0 && !one.skipped);
-  const tenth = Math.max(1, Math.round(withLoss.length / 10));
+  const quarter = Math.max(1, Math.round(withLoss.length / 4));
   const sum = (pick: (one: StepMetrics) => number): number =>
     metrics.reduce((total, one) => total + pick(one), 0);
   return {
     steps: metrics.length,
     skippedSteps: metrics.filter((one) => one.skipped).length,
-    firstLoss: meanLoss(withLoss.slice(0, tenth)),
-    lastLoss: meanLoss(withLoss.slice(-tenth)),
+    firstLoss: meanLoss(withLoss.slice(0, quarter)),
+    lastLoss: meanLoss(withLoss.slice(-quarter)),
     tokens: sum((one) => one.tokens),
     selectedTokens: sum((one) => one.selectedTokens),
     seconds: sum((one) => one.tokens / Math.max(one.tokensPerSecond, 1)),

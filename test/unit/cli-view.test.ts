@@ -102,6 +102,6 @@ test('the narrator ends each stage with what came of it', (t) => {
     'counterfactual rollouts ...',
     'training ...',
     'warning: look out',
-    'training: 2 steps, loss 2.000 → 1.000 (t)',
+    'training: 3 steps (t)',
   ]);
 });

@@ -1,13 +1,13 @@
 import { type AnnotateOptions, annotate } from '../../index.js';
 import { follow } from '../follow.js';
-import { count, duration, percent } from '../format.js';
+import { count, duration, percent, shortPath } from '../format.js';
 import type { CommandFunction } from '../program.js';
 
 export const annotateCommand: CommandFunction = async (given, context) => {
   let output = '';
   const run = annotate({ ...(given as AnnotateOptions), signal: context.signal });
   const { summary } = await follow(run, context, (event) => {
-    if (event.type === 'start') output = event.output;
+    if (event.type === 'start') output = shortPath(event.output);
   });
   if (context.json) return;
   const { correct, questions, criticalTokens, tokens, criticalShare, unjudged } = summary;
@@ -17,7 +17,7 @@ export const annotateCommand: CommandFunction = async (given, context) => {
     `rollouts     ${count(summary.rollouts)}, ${count(summary.rolloutsSaved)} saved by waves ` +
       `(rank 2 correct at ${percent(summary.p2)})`,
     `speed        ${count(summary.tokensPerSecond)} decoded tokens/s, ${duration(summary.seconds)}`,
-    `annotations  ${output}`,
+    `folder       ${output}`,
     `next         npx cft-native train --annotations ${output}/annotations.jsonl`,
   ];
   process.stdout.write(`\n${lines.join('\n')}\n`);

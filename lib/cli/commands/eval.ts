@@ -1,6 +1,6 @@
 import { type EvaluateOptions, evaluate } from '../../index.js';
 import { follow } from '../follow.js';
-import { count, percent } from '../format.js';
+import { count, percent, shortPath } from '../format.js';
 import type { CommandFunction } from '../program.js';
 
 export const evalCommand: CommandFunction = async (given, context) => {
@@ -25,6 +25,6 @@ export const evalCommand: CommandFunction = async (given, context) => {
     lines.push(
       `entropy      ${summary.meanEntropy.toFixed(3)} nats per token (first ${summary.entropyResponses} responses)`,
     );
-  lines.push(`folder       ${output}`);
+  lines.push(`folder       ${shortPath(output)}`);
   process.stdout.write(`\n${lines.join('\n')}\n`);
 };
