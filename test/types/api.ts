@@ -86,5 +86,5 @@ export function refused(): void {
   // @ts-expect-error only 'auto' beside numbers
   train({ microBatchTokens: 'big' });
   // @ts-expect-error an unknown device is caught when run, an unknown dtype when compiled
-  loadModel('x', { dtype: 'float16' });
+  void loadModel('x', { dtype: 'float16' });
 }
