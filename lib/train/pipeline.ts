@@ -77,6 +77,7 @@ export class TrainingRun {
   readonly #data: TrainData;
   readonly #folder: RunFolder;
   readonly #base: Model;
+  readonly #ownsBase: boolean;
   readonly #verifier: DetailedVerifier;
   readonly #emit: EmitTrain;
   readonly #signal: AbortSignal | undefined;
@@ -90,6 +91,8 @@ export class TrainingRun {
       data: TrainData;
       folder: RunFolder;
       base: Model;
+      /** Whether nobody else uses the base: its weights are then freed before training. */
+      ownsBase: boolean;
       verifier: DetailedVerifier;
       sets: TrainingSets | undefined;
       signal: AbortSignal | undefined;
@@ -100,6 +103,7 @@ export class TrainingRun {
     this.#data = parts.data;
     this.#folder = parts.folder;
     this.#base = parts.base;
+    this.#ownsBase = parts.ownsBase;
     this.#verifier = parts.verifier;
     this.#sets = parts.sets;
     this.#signal = parts.signal;
@@ -128,6 +132,8 @@ export class TrainingRun {
         this.#folder.file(annotationsName),
       );
     const before = await this.#evaluate(this.#base, 'before', ['eval-before', 'eval-before-sampled']);
+    // Training loads its own copy; of this one only tokenizer and facts are needed from here on.
+    if (this.#ownsBase) this.#base.native.dispose();
     const { trained, evaluated } = await this.#train('train', sets.main, before);
     const baseline = sets.baseline && (await this.#train('train-baseline', sets.baseline, before));
 

@@ -81,7 +81,10 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       if (result !== undefined) return result;
     }
     try {
-      const run = new TrainingRun({ inputs, data, folder, base, verifier, sets, signal }, emit);
+      const run = new TrainingRun(
+        { inputs, data, folder, base, ownsBase: loadedModel === undefined, verifier, sets, signal },
+        emit,
+      );
       const result = await run.run();
       folder.end('done');
       return result;
