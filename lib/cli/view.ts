@@ -21,7 +21,8 @@ export interface ViewStream {
 }
 
 const lineEvery = 5000; // ms, where there is no terminal
-const barWidth = 24;
+/** Columns of the bar, on a wide terminal and on one of the usual 80. */
+const barWidth = { wide: 24, narrow: 10 };
 
 export class View {
   readonly #stream: ViewStream;
@@ -58,11 +59,13 @@ export class View {
     const figures = `${count(done)}/${count(total)}, ${count(tokensPerSecond)} tokens/s${rest}`;
     const share100 = `${Math.floor(100 * share)} %`.padStart(5);
     if (this.#stream.isTTY) {
-      const filled = Math.round(barWidth * share);
-      const bar = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`;
-      const text = `${this.#title.padEnd(28)} ${bar} ${share100}  ${figures}`;
+      const columns = this.#stream.columns ?? 80;
+      const width = columns < 100 ? barWidth.narrow : barWidth.wide;
+      const filled = Math.round(width * share);
+      const bar = `${'█'.repeat(filled)}${'░'.repeat(width - filled)}`;
+      const text = `${this.#title.padEnd(26)} ${bar} ${share100}  ${figures}`;
       this.#clear();
-      this.#stream.write(text.slice(0, (this.#stream.columns ?? 80) - 1));
+      this.#stream.write(text.slice(0, columns - 1));
       this.#bar = true;
     } else if (this.#now() - this.#lastLine >= lineEvery) {
       this.#lastLine = this.#now();

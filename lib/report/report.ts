@@ -165,7 +165,12 @@ export function renderReport({ result, options, records, tokenizer }: ReportCont
   }, cft-native ${packageVersion}.</p>
 ${accuracyTable(result)}${comparisonList(result)}
 <h2>Costs</h2>${costs(result)}
-${chart && html`<h2>Loss</h2>${chart}`}
+${
+  chart &&
+  html`<h2>Loss</h2>${chart}${
+    result.baseline && html`<p>Each strategy's loss is over its own tokens; the two cannot be compared.</p>`
+  }`
+}
 <h2>Options</h2>${keyValues(optionRows)}
 <h2>Responses and their critical tokens</h2>
 <p>Marked: the critical tokens. Point at a token for the alternatives that were tried there, and their verdicts.</p>

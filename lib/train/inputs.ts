@@ -7,8 +7,9 @@ import { splitValidation } from '../data/split.js';
 import { CftError } from '../errors.js';
 import { isAdapterFolder } from '../model/adapter.js';
 import type { Model } from '../model/model.js';
-import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
+import { flagOf, type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
+import { optionsForFile } from '../run-folder.js';
 import type { AnnotationRecord, Question, Verifier } from '../types.js';
 import { loraOptions } from './adapter.js';
 import { type BatchSize, resolveBatchSize } from './batch-size.js';
@@ -150,12 +151,15 @@ export async function readTrainData(
   }
   if (records !== undefined) {
     const split = splitValidation(records, validation, seed);
-    return {
-      questions,
-      records: split.training,
-      evalQuestions: questionsOf(split.validation),
-      evalName: 'validation',
-    };
+    const evalQuestions = questionsOf(split.validation);
+    if (validation > 0 && evalQuestions.length === 0) {
+      throw new CftError(
+        'ERR_CFT_BAD_DATA',
+        `${nameOf(annotations)}: validation (--validation): expected records with "question" and "answer" to evaluate ` +
+          'on, found none; give --eval-data',
+      );
+    }
+    return { questions, records: split.training, evalQuestions, evalName: 'validation' };
   }
   const split = splitValidation(questions, validation, seed);
   return { questions: split.training, records, evalQuestions: split.validation, evalName: 'validation' };
@@ -163,16 +167,17 @@ export async function readTrainData(
 
 /**
  * Annotations belong to the model that made them: its weights chose the responses, its tokenizer the ids.
+ * @returns a warning where the evaluation would ask in other words than the annotations were made with.
  * @throws CftError ERR_CFT_BAD_DATA unless `force`.
  */
-export async function checkAnnotationsOrigin(inputs: TrainInputs, model: Model): Promise<void> {
+export async function checkAnnotationsOrigin(inputs: TrainInputs, model: Model): Promise<string | undefined> {
   const { annotations, options } = inputs;
-  if (typeof annotations !== 'string' || options.force) return;
+  if (typeof annotations !== 'string') return undefined;
   const meta = await readAnnotationsMeta(annotations);
-  if (meta === undefined) return;
+  if (meta === undefined) return undefined;
   const place = annotationsMetaPath(annotations);
   const check = (field: string, what: string, expected: string | undefined, found: string): void => {
-    if (expected === undefined || expected === found) return;
+    if (options.force || expected === undefined || expected === found) return;
     throw new CftError(
       'ERR_CFT_BAD_DATA',
       `${place}: ${field}: these annotations were made with ${what} ${expected.slice(0, 12)}... ` +
@@ -182,4 +187,13 @@ export async function checkAnnotationsOrigin(inputs: TrainInputs, model: Model):
   };
   check('tokenizer_sha256', 'the tokenizer', meta.tokenizer_sha256, model.tokenizerSha256());
   check('weights_sha256', 'the weights', meta.weights_sha256, await model.weightsSha256());
+  const differing = (['system', 'userTemplate'] as const).filter((name) => {
+    const used = optionsForFile({ [name]: options[name] });
+    return Object.entries(used).some(([key, value]) => (meta.options?.[key] ?? value) !== value);
+  });
+  if (differing.length === 0) return undefined;
+  return (
+    `${place}: the annotations were made with another prompt (${differing.join(', ')}); the evaluation uses ` +
+    `${differing.map((name) => `${flagOf(name)} ${JSON.stringify(options[name])}`).join(', ')}`
+  );
 }

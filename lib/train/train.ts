@@ -51,7 +51,7 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
     }));
   try {
     const data = await readTrainData(inputs, base.config.vocabSize, signal);
-    await checkAnnotationsOrigin(inputs, base);
+    const promptWarning = await checkAnnotationsOrigin(inputs, base);
     const sets =
       data.records &&
       makeTrainingSets(inputs, data.records, base.config.maxPositions, options.annotations ?? inMemory);
@@ -76,6 +76,8 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       strategy: options.strategy,
       resumed,
     });
+    if (promptWarning !== undefined && data.evalQuestions.length > 0)
+      emit({ type: 'warning', message: promptWarning });
     if (folder.finished) {
       const result = readResult(folder.file('result.json'));
       if (result !== undefined) return result;

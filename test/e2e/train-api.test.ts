@@ -1,11 +1,11 @@
 /** train() and evaluate() as a program calls them, on a tiny model with annotations made by hand. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { CftError, evaluate, loadModel, type TrainEvent, type TrainOptions, train } from '../../lib/index.js';
 import { readMetrics } from '../../lib/train/metrics.js';
 import type { AnnotationRecord } from '../../lib/types.js';
-import { makeAnnotations } from '../helpers/annotation-file.js';
+import { makeAnnotations, writeAnnotations } from '../helpers/annotation-file.js';
 import { fixturePath, readJson, temporaryFolder } from '../helpers/fixtures.js';
 
 const tinyModel = fixturePath('models/qwen2');
@@ -174,6 +174,29 @@ test('evaluation before and after on a share of the annotated questions, which i
   for (const name of ['before', 'before/sampled', 'after', 'after/sampled'])
     t.true(existsSync(join(output, 'eval', name, 'summary.json')), name);
   t.regex(readFileSync(result.report, 'utf8'), /no difference detected/);
+});
+
+test('an evaluation that asks in other words than the annotations were made with is warned of', async (t) => {
+  t.timeout(120_000);
+  const folder = temporaryFolder(t);
+  const annotations = writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(8));
+  const options = { system: 'Be brief.', user_template: '{question}' };
+  const meta = { format: 'cft-annotations/1', model: 'm', options };
+  writeFileSync(join(folder, 'a.meta.json'), JSON.stringify(meta));
+  const warnings = async (name: string, more: TrainOptions): Promise<string[]> => {
+    const found: string[] = [];
+    const given = base(join(folder, name), { annotations, epochs: 1, maxNewTokens: 2, system: '', ...more });
+    for await (const event of train(given)) if (event.type === 'warning') found.push(event.message);
+    return found;
+  };
+  const [warning, ...others] = await warnings('a', { validation: 0.2, userTemplate: '{question}' });
+  t.regex(warning!, /a\.meta\.json: .*another prompt \(system\); the evaluation uses --system ""/);
+  t.is(others.length, 0);
+  t.deepEqual(
+    await warnings('b', { validation: 0.2, ...{ system: 'Be brief.', userTemplate: '{question}' } }),
+    [],
+  );
+  t.deepEqual(await warnings('c', {}), [], 'nothing is evaluated');
 });
 
 test('an abort between steps rejects with its reason', async (t) => {

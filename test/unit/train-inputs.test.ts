@@ -1,0 +1,77 @@
+import test from 'ava';
+import { embeddedPreset } from '../../lib/preset.js';
+import { readTrainData, resolveTrainInputs } from '../../lib/train/inputs.js';
+import { makeAnnotations } from '../helpers/annotation-file.js';
+
+const preset = embeddedPreset('train');
+
+test('without anything it is the embedded run: its questions, its settings, SFT beside CFT', (t) => {
+  const { options, data, evalData } = resolveTrainInputs({});
+  t.is(options.model, 'embedded');
+  t.is(options.learningRate, preset.learningRate as number);
+  t.is(options.baseline, 'sft');
+  t.true(options.evalSamples > 0);
+  t.regex(String(data), /models\/embedded\/questions\/train\.jsonl$/);
+  t.regex(String(evalData), /models\/embedded\/questions\/test\.jsonl$/);
+});
+
+test('what is given beats the preset', (t) => {
+  const { options } = resolveTrainInputs({ learningRate: 0.5, baseline: 'none', limit: 3 });
+  t.is(options.learningRate, 0.5);
+  t.is(options.baseline, 'none');
+  t.is(options.limit, 3);
+  t.is(options.userTemplate, preset.userTemplate as string);
+});
+
+test('with data or annotations of your own the embedded model keeps its rate, not its questions', (t) => {
+  for (const given of [{ data: 'q.jsonl' }, { annotations: makeAnnotations(2) }]) {
+    const { options, evalData } = resolveTrainInputs(given);
+    t.is(options.learningRate, preset.learningRate as number);
+    t.is(evalData, undefined);
+    t.is(options.baseline, undefined);
+    t.is(options.limit, undefined);
+    t.is(options.evalSamples, 0);
+  }
+});
+
+test('another model has the defaults of the table and needs questions', (t) => {
+  t.throws(() => resolveTrainInputs({ model: 'org/name' }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /data \(--data\): expected a file of questions/,
+  });
+  const { options } = resolveTrainInputs({ model: 'org/name', data: 'q.jsonl' });
+  t.is(options.learningRate, undefined);
+  t.is(options.maxNewTokens, 2048);
+});
+
+test('questions, records and verifiers in memory go by a name in the options', (t) => {
+  const verifier = (): boolean => true;
+  const inputs = resolveTrainInputs({ data: [{ question: 'q', answer: 1 }], verifier });
+  t.is(inputs.options.data, '(in memory)');
+  t.is(inputs.options.verifier, '(in memory)');
+  t.is(inputs.verifier, verifier);
+});
+
+test('a share for validation is kept out of training, of questions and of annotations', async (t) => {
+  const questions = Array.from({ length: 20 }, (_, i) => ({ question: `q${i}`, answer: i }));
+  const fromQuestions = await readTrainData(resolveTrainInputs({ data: questions, validation: 0.2 }), 96);
+  t.is(fromQuestions.questions.length, 16);
+  t.is(fromQuestions.evalQuestions.length, 4);
+  const annotations = makeAnnotations(20);
+  const fromRecords = await readTrainData(resolveTrainInputs({ annotations, validation: 0.2 }), 96);
+  t.is(fromRecords.records!.length, 16);
+  const trained = new Set(fromRecords.records!.map(({ id }) => id));
+  t.is(fromRecords.evalQuestions.length, 4);
+  for (const { id } of fromRecords.evalQuestions) t.false(trained.has(id));
+  const all = await readTrainData(resolveTrainInputs({ annotations }), 96);
+  t.is(all.records!.length, 20);
+  t.is(all.evalQuestions.length, 0);
+});
+
+test('records without their question cannot be evaluated on', async (t) => {
+  const annotations = makeAnnotations(10).map(({ question: _, answer: __, ...record }) => record);
+  await t.throwsAsync(readTrainData(resolveTrainInputs({ annotations, validation: 0.3 }), 96), {
+    code: 'ERR_CFT_BAD_DATA',
+    message: /expected records with "question" and "answer" to evaluate on, found none; give --eval-data/,
+  });
+});
