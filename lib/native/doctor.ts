@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { arch, availableParallelism, cpus, freemem, homedir, release, totalmem } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { type BuiltAddon, builtAddons, packageRoot, sourceHash } from './addon.mjs';
 import { cacheFolder, findLibtorch, supportedVersions } from './libtorch.mjs';
 import { explain, hasNvidiaDevice } from './loader.js';
@@ -107,32 +107,28 @@ function libtorchChecks(env: NodeJS.ProcessEnv, built: boolean): DoctorCheck[] {
   }
 }
 
-function addonChecks(
-  env: NodeJS.ProcessEnv,
-  addons: BuiltAddon[],
-): { checks: DoctorCheck[]; loads: boolean } {
-  if (addons.length === 0) {
-    const found = `not built for these sources (${sourceHash()})`;
-    return { checks: [{ name: 'addon', status: 'problem', found, remedy: setupRemedy }], loads: false };
-  }
-  let loads = false;
-  const checks = addons.map((addon): DoctorCheck => {
-    const name = `addon (${addon.flavour})`;
-    const probe = probeAddon(addon.binary, env);
-    if ('problem' in probe)
-      return {
-        name,
-        status: 'problem',
-        found: `${addon.key} does not load: ${probe.problem}`,
-        remedy: explain(probe.problem),
-      };
-    loads = true;
-    const { info, devices } = probe;
-    const speed = `${info.cpuCapability}${info.fastBfloat16 ? ', fast bf16' : ''}, ${info.threads} threads`;
-    const gpus = addon.flavour === 'cuda' ? `, ${devices.length} GPU${devices.length === 1 ? '' : 's'}` : '';
-    return { name, status: 'ok', found: `${addon.key} loads: libtorch ${info.libtorch}, ${speed}${gpus}` };
-  });
-  return { checks, loads };
+/** Loads a binary in a child process and says how that went. */
+function addonCheck(name: string, key: string, binary: string, env: NodeJS.ProcessEnv): DoctorCheck {
+  const probe = probeAddon(binary, env);
+  if ('problem' in probe)
+    return {
+      name,
+      status: 'problem',
+      found: `${key} does not load: ${probe.problem}`,
+      remedy: explain(probe.problem),
+    };
+  const { info, devices } = probe;
+  const speed = `${info.cpuCapability}${info.fastBfloat16 ? ', fast bf16' : ''}, ${info.threads} threads`;
+  const gpus = info.flavour === 'cuda' ? `, ${devices.length} GPU${devices.length === 1 ? '' : 's'}` : '';
+  return { name, status: 'ok', found: `${key} loads: libtorch ${info.libtorch}, ${speed}${gpus}` };
+}
+
+function addonChecks(env: NodeJS.ProcessEnv, addons: BuiltAddon[]): DoctorCheck[] {
+  if (env.CFT_ADDON) return [addonCheck('addon (CFT_ADDON)', env.CFT_ADDON, resolve(env.CFT_ADDON), env)];
+  if (addons.length > 0)
+    return addons.map(({ flavour, key, binary }) => addonCheck(`addon (${flavour})`, key, binary, env));
+  const found = `not built for these sources (${sourceHash()})`;
+  return [{ name: 'addon', status: 'problem', found, remedy: setupRemedy }];
 }
 
 function cudaChecks(env: NodeJS.ProcessEnv, addons: BuiltAddon[]): DoctorCheck[] {
@@ -204,18 +200,22 @@ function machineChecks(env: NodeJS.ProcessEnv): DoctorCheck[] {
   ];
 }
 
-export async function runDoctor(env: NodeJS.ProcessEnv = process.env): Promise<DoctorReport> {
-  const addons = builtAddons(env);
+/** @param addons what is built, for tests */
+export async function runDoctor(
+  env: NodeJS.ProcessEnv = process.env,
+  addons: BuiltAddon[] = builtAddons(env),
+): Promise<DoctorReport> {
   const addon = addonChecks(env, addons);
+  const ok = addon.some((check) => check.status === 'ok');
   const checks = [
     ...nodeChecks(env),
-    ...toolChecks(env, addon.loads),
-    ...libtorchChecks(env, addon.loads),
-    ...addon.checks,
+    ...toolChecks(env, ok),
+    ...libtorchChecks(env, ok),
+    ...addon,
     ...cudaChecks(env, addons),
     ...machineChecks(env),
   ];
-  return { ok: addon.loads, checks };
+  return { ok, checks };
 }
 
 /** The report as text for a terminal, one line per check and one per remedy. */
