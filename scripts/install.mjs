@@ -1,18 +1,14 @@
 // npm's install script. In a checkout it builds the addon, or says why it cannot and fails. As a dependency it never
 // fails the installation and downloads nothing: `npx cft-native setup` does the rest whenever it is wanted. Once the
 // addon is there it returns at once, for npm may run it again before any `npx`.
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { builtAddons, packageRoot } from '../lib/native/addon.mjs';
+import { builtAddons, isCheckout } from '../lib/native/addon.mjs';
 import { buildAddon } from '../lib/native/build.mjs';
 import { findLibtorch, SetupError } from '../lib/native/libtorch.mjs';
 import { run } from './run.mjs';
 
-const checkout = existsSync(join(packageRoot, 'tsconfig.json'));
-
 await run(async () => {
   if (builtAddons().length > 0) return;
-  if (checkout) {
+  if (isCheckout) {
     await buildAddon({ flavour: 'cpu', log: console.error });
     return;
   }

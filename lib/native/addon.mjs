@@ -13,6 +13,8 @@ import { cacheFolder, inspectLibtorch } from './libtorch.mjs';
 
 /** This file lies in lib/native and, compiled, in dist/native: the package is two levels up either way. */
 export const packageRoot = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+/** A checkout of the repository, as against the published package. */
+export const isCheckout = existsSync(join(packageRoot, 'tsconfig.json'));
 export const napiVersion = 8;
 export const binaryName = 'cft_native.node';
 
@@ -65,23 +67,31 @@ export function prebuiltBinary(/** @type {string} */ key) {
 }
 
 /**
+ * What the binary in `folder` was built from, or null where there is none.
+ * @param {string} folder
+ * @returns {BuiltAddon | null}
+ */
+export function readManifest(folder) {
+  const binary = join(folder, binaryName);
+  try {
+    /** @type {AddonManifest} */
+    const manifest = JSON.parse(readFileSync(join(folder, 'addon.json'), 'utf8'));
+    return existsSync(binary) ? { ...manifest, folder, binary } : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
  * The built addon in `folder`, or null where it is incomplete or its libtorch is gone or no longer the same.
  * @param {string} folder
  * @returns {BuiltAddon | null}
  */
 export function readAddon(folder) {
-  const binary = join(folder, binaryName);
-  if (!existsSync(binary) || !existsSync(join(folder, 'torch-lib', 'libtorch_cpu.so'))) return null;
-  /** @type {AddonManifest} */
-  let manifest;
-  try {
-    manifest = JSON.parse(readFileSync(join(folder, 'addon.json'), 'utf8'));
-  } catch {
-    return null;
-  }
-  const libtorch = inspectLibtorch(manifest.torch_root, manifest.flavour);
-  if ('problem' in libtorch || libtorch.fullVersion !== manifest.libtorch) return null;
-  return { ...manifest, folder, binary };
+  const addon = readManifest(folder);
+  if (!addon || !existsSync(join(folder, 'torch-lib', 'libtorch_cpu.so'))) return null;
+  const libtorch = inspectLibtorch(addon.torch_root, addon.flavour);
+  return 'problem' in libtorch || libtorch.fullVersion !== addon.libtorch ? null : addon;
 }
 
 /**

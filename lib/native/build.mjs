@@ -22,10 +22,12 @@ import {
   addonFolders,
   addonKey,
   binaryName,
+  isCheckout,
   napiVersion,
   packageRoot,
   prebuiltBinary,
   readAddon,
+  readManifest,
   sourceHash,
 } from './addon.mjs';
 import { fetchLibtorch } from './fetch.mjs';
@@ -180,17 +182,23 @@ export async function buildAddon({ flavour, tests = false, env = process.env, lo
   return withLock(`${cmakeFolder}.lock`, log, async () => {
     let addon = present();
     const rebuilt = !addon;
-    const prebuilt = prebuiltBinary(key);
+    // A binary for the same libtorch in another place needs only another link.
+    const old = readManifest(join(place, key));
+    const ready = [old?.libtorch === libtorch.fullVersion ? old.binary : '', prebuiltBinary(key)].find(
+      existsSync,
+    );
     const targets = tests ? ['cft_tests', 'cft_emulator_asan'] : [];
-    if (!addon && !existsSync(prebuilt)) targets.push('cft_native');
+    if (!addon && !ready) targets.push('cft_native');
     if (targets.length > 0) {
       requireToolchain(flavour, env);
       compile(libtorch, flavour, { targets, folder: cmakeFolder, env });
     }
     if (!addon) {
-      const binary = existsSync(prebuilt) ? prebuilt : join(cmakeFolder, 'Release', binaryName);
-      install(place, key, binary, libtorch, flavour, sources);
+      if (ready) log(`nothing to compile: ${ready} fits`);
+      install(place, key, ready ?? join(cmakeFolder, 'Release', binaryName), libtorch, flavour, sources);
       addon = /** @type {BuiltAddon} */ (present());
+      // Nearly half a gigabyte of precompiled header, which only somebody who edits C++ has a use for.
+      if (!isCheckout) rmSync(cmakeFolder, { recursive: true, force: true });
     }
     return { addon, rebuilt, cmakeFolder };
   });
