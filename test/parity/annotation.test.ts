@@ -91,7 +91,7 @@ for (const family of families) {
         checkRecord(t, record, correct[i]!, {
           ...settings,
           skip: settings.truncated === 'skip',
-          ...(settings.keepRollouts ? { decode: (ids) => textOf(model, ids) } : {}),
+          ...(settings.keepRollouts ? { textOf: (ids) => textOf(model, ids) } : {}),
         });
       });
     }
