@@ -36,6 +36,10 @@ Napi::Value step_result(Napi::Env env, StepResult& step) {
   result.Set("active", static_cast<double>(step.active));
   result.Set("waiting", static_cast<double>(step.waiting));
   result.Set("decodedTokens", static_cast<double>(step.tokens.size()));
+  result.Set("steps", static_cast<double>(step.steps));
+  result.Set("forwardRows", static_cast<double>(step.rows));
+  result.Set("draftedTokens", static_cast<double>(step.drafted));
+  result.Set("acceptedTokens", static_cast<double>(step.accepted));
   return result;
 }
 
@@ -50,6 +54,8 @@ BranchSpec need_branch(const Napi::Value& value) {
   spec.temperature = need_number(object, "temperature");
   spec.top_p = need_number(object, "topP");
   spec.seed = static_cast<uint64_t>(need_integer(object, "seed"));
+  if (object.Has("draft")) spec.draft = object.Get("draft").ToBoolean().Value();
+  if (object.Has("priority")) spec.priority = need_number(object, "priority");
   return spec;
 }
 
@@ -75,8 +81,12 @@ EngineHandle::EngineHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<En
     const Napi::Object options = need_object(info[1], "options");
     auto core = std::make_shared<Core>();
     core->model = ModelHandle::unwrap(info[0]);
-    core->engine = std::make_unique<RolloutEngine>(*core->model, need_integer(options, "maxBranches"),
-                                                   need_int32s(options.Get("endTokenIds"), "endTokenIds"));
+    EngineOptions wanted;
+    wanted.max_branches = need_integer(options, "maxBranches");
+    wanted.end_token_ids = need_int32s(options.Get("endTokenIds"), "endTokenIds");
+    if (options.Has("memoryBytes")) wanted.memory_bytes = need_integer(options, "memoryBytes");
+    if (options.Has("reference")) wanted.reference = options.Get("reference").ToBoolean().Value();
+    core->engine = std::make_unique<RolloutEngine>(*core->model, std::move(wanted));
     core_ = core;
     return 0;
   });

@@ -1,7 +1,5 @@
-// Operations against their libtorch references, safetensors round trips, and the row independence that
-// exactness rests on.
+// Sampling, and safetensors round trips.
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Version.h>
 #include <doctest.h>
 #include <unistd.h>
 
@@ -11,8 +9,6 @@
 
 #include "core/errors.h"
 #include "core/io/safetensors.h"
-#include "core/ops/branch_attention.h"
-#include "core/rollout/decode.h"
 #include "core/rollout/sampling.h"
 
 namespace {
@@ -22,49 +18,6 @@ at::Tensor normal(std::vector<int64_t> shape, uint64_t seed) {
 }
 
 }  // namespace
-
-TEST_CASE("branch attention equals its reference for odd head sizes, empty trunks and windows") {
-  for (const int64_t dim : {4, 8, 12, 32, 80}) {
-    const int64_t kv_heads = 2, heads = 6, slots = 5, capacity = 16;
-    const at::Tensor trunk_keys = normal({23, kv_heads, dim}, 1),
-                     trunk_values = normal({23, kv_heads, dim}, 2);
-    const at::Tensor arena_keys = normal({slots, capacity, kv_heads, dim}, 3);
-    const at::Tensor arena_values = normal({slots, capacity, kv_heads, dim}, 4);
-    std::vector<cft::ops::BranchRow> rows;
-    const int64_t spans[5][4] = {{0, 23, 0, 1}, {0, 0, 0, 16}, {5, 17, 0, 3}, {9, 9, 4, 9}, {22, 23, 0, 8}};
-    for (int64_t i = 0; i < 5; ++i) {
-      rows.push_back({&trunk_keys, &trunk_values, spans[i][0], spans[i][1], 4 - i, spans[i][2], spans[i][3]});
-    }
-    const at::Tensor queries = normal({8, heads, dim}, 5) * 3;  // three rows of padding
-    const at::Tensor fast = cft::ops::branch_attention(queries, rows, arena_keys, arena_values);
-    const at::Tensor slow = cft::ops::branch_attention_reference(queries, rows, arena_keys, arena_values);
-    CHECK((fast - slow).abs().max().item<float>() < 2e-6f * slow.abs().max().item<float>() + 1e-6f);
-    CHECK(fast.narrow(0, 5, 3).abs().max().item<float>() == 0.0f);
-  }
-}
-
-TEST_CASE("branch attention survives scores of any size") {
-  const at::Tensor keys = at::full({1, 4, 1, 8}, 40.0f), values = normal({1, 4, 1, 8}, 1);
-  const std::vector<cft::ops::BranchRow> rows{{nullptr, nullptr, 0, 0, 0, 0, 4}};
-  for (const float size : {1e3f, -1e3f, 0.0f}) {
-    const at::Tensor out = cft::ops::branch_attention(at::full({1, 1, 8}, size), rows, keys, values);
-    CHECK((out - values.mean(1).view({1, 8})).abs().max().item<float>() < 1e-6f);
-  }
-}
-
-TEST_CASE("a row's product has the same bits in every batch") {
-  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{480, 160}, {896, 160}, {1536, 576}, {37, 24}}) {
-    const cft::Linear linear{"test", normal({out, in}, 6), normal({out}, 7)};
-    const at::Tensor x = normal({264, in}, 8);
-    const at::Tensor all = cft::row_linear(linear, x);
-    for (const int64_t rows : {8, 16, 24, 40, 64, 120, 128, 136, 256}) {
-      for (const int64_t first : {int64_t{0}, int64_t{1}, int64_t{5}, 264 - rows}) {
-        CHECK(at::equal(cft::row_linear(linear, x.narrow(0, first, rows).contiguous()),
-                        all.narrow(0, first, rows)));
-      }
-    }
-  }
-}
 
 TEST_CASE("sampling: frequencies follow the distribution, the nucleus cuts its tail") {
   const std::vector<float> logits = {0.0f, std::log(2.0f), std::log(5.0f),

@@ -17,7 +17,8 @@ constexpr Structure kStructures[] = {Structure::kLlama, Structure::kQwen2, Struc
                                      Structure::kOlmo2, Structure::kMistral};
 
 // Weights are drawn in the order of the names; head_dim is not hidden / heads on purpose.
-inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::kFloat) {
+// `widened` gives fp32 tensors that hold the values of `dtype`.
+inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::kFloat, bool widened = false) {
   cft::ModelConfig c;
   c.vocab_size = 67;
   c.hidden_size = 24;
@@ -44,7 +45,10 @@ inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::k
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(17);
   std::unordered_map<std::string, at::Tensor> tensors;
   auto add = [&](const std::string& name, std::vector<int64_t> shape, double mean, double deviation) {
-    tensors[name] = at::empty(shape, at::kFloat).normal_(mean, deviation, generator).to(dtype);
+    tensors[name] = at::empty(shape, at::kFloat)
+                        .normal_(mean, deviation, generator)
+                        .to(dtype)
+                        .to(widened ? at::kFloat : dtype);
   };
   auto linear = [&](const std::string& path, int64_t out, int64_t in, bool bias) {
     add(path + ".weight", {out, in}, 0.0, 0.25);

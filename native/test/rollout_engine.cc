@@ -127,6 +127,156 @@ TEST_CASE("tokens do not depend on the size of the batch, greedy or sampled") {
   }
 }
 
+TEST_CASE("our kernels and libtorch's operations decode the same tokens") {
+  for (const cft_test::Structure structure : cft_test::kStructures) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      Model model = cft_test::random_model(structure, dtype);
+      Model wide =
+          cft_test::random_model(structure, dtype, /*widened=*/true);  // bf16 weights, fp32 arithmetic
+      Results results[2];
+      for (const bool reference : {false, true}) {
+        RolloutEngine engine(reference ? wide : model, {9, {kEnd}, 0, reference});
+        engine.submit(counterfactuals(engine, some_ids(70, model.config().vocab_size), 4, 20));
+        results[reference] = drain(engine);
+      }
+      int different = 0;
+      for (const auto& [id, branch] : results[0])
+        different += branch.token_ids != results[1].at(id).token_ids;
+      CHECK(results[0].size() == 132);
+      CHECK(different <= 1);  // a near tie may go either way
+    }
+  }
+}
+
+TEST_CASE("drafts from the trunk change no token and are often right") {
+  for (const cft_test::Structure structure : cft_test::kStructures) {
+    Model model = cft_test::random_model(structure);
+    // A trunk that the model itself continues, so that substitutions can rejoin it.
+    RolloutEngine first(model, 1, {});
+    const int64_t start = first.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+    first.submit({{1, start, 4, {}, 60}});
+    std::vector<int32_t> ids{1, 2, 3, 4};
+    const BranchResult own = drain(first).at(1);
+    ids.insert(ids.end(), own.token_ids.begin(), own.token_ids.end());
+    Results expected;
+    int64_t accepted = 0;
+    for (const bool draft : {false, true}) {
+      for (const int64_t concurrency : {1, 3, 200}) {
+        RolloutEngine engine(model, concurrency, {kEnd});
+        std::vector<BranchSpec> specs = counterfactuals(engine, ids, 4, 30);
+        for (size_t i = 0; i < specs.size(); ++i) {
+          specs[i].draft = draft;
+          if (i % 5 == 0)
+            specs[i].forced_tokens = {ids[specs[i].length]};  // the trunk's own token: all right
+          if (i % 7 == 0) specs[i].max_new_tokens = 1 + static_cast<int64_t>(i) % 3;
+        }
+        engine.submit(specs);
+        Results results;
+        for (;;) {
+          const cft::StepResult step = engine.step(1000);
+          for (const BranchResult& branch : step.finished) results[branch.id] = branch;
+          accepted += step.accepted;
+          CHECK(step.accepted <= step.drafted);
+          if (!draft) CHECK(step.drafted == 0);
+          if (step.active + step.waiting == 0) break;
+        }
+        if (expected.empty()) expected = results;
+        CHECK(same(expected, results));
+      }
+    }
+    CHECK(accepted > 100);
+  }
+}
+
+TEST_CASE("a batch that does not fit the memory shrinks, and every branch gets its tokens") {
+  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+  Results expected;
+  RolloutEngine free_engine(model, 64, {kEnd});
+  const std::vector<BranchSpec> specs = counterfactuals(free_engine, some_ids(40, 67), 4, 90);
+  free_engine.submit(specs);
+  expected = drain(free_engine);
+  const int64_t trunk_bytes = free_engine.used_bytes();  // one page
+  REQUIRE(trunk_bytes > 0);
+  for (const int64_t pages : {3, 5, 12}) {
+    RolloutEngine engine(model, {64, {kEnd}, pages * trunk_bytes});
+    engine.submit(counterfactuals(engine, some_ids(40, 67), 4, 90));
+    CHECK(same(expected, drain(engine)));
+    CHECK(engine.used_bytes() == trunk_bytes);
+  }
+  // Not even one branch, and not even a trunk.
+  RolloutEngine tight(model, {64, {kEnd}, trunk_bytes});
+  tight.submit(counterfactuals(tight, some_ids(40, 67), 4, 90));
+  CHECK_THROWS_WITH_AS(tight.step(100), doctest::Contains("no room"), cft::Error);
+  CHECK_THROWS_AS(tight.add_trunk({1, 2}, 2, 0, nullptr), cft::Error);
+}
+
+TEST_CASE("branches of lower priority numbers go first, equal ones in the order of submission") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  RolloutEngine engine(model, 1, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  std::vector<BranchSpec> specs;
+  for (int64_t id = 0; id < 6; ++id) {
+    BranchSpec spec{id, trunk, 3, {}, 2};
+    spec.priority = id < 3 ? 5.0 : static_cast<double>(-id);
+    specs.push_back(spec);
+  }
+  engine.submit(specs);
+  std::vector<int64_t> order;
+  for (;;) {
+    const cft::StepResult step = engine.step(1);
+    for (const BranchResult& branch : step.finished) order.push_back(branch.id);
+    if (step.active + step.waiting == 0) break;
+  }
+  CHECK(order == std::vector<int64_t>{5, 4, 3, 0, 1, 2});
+}
+
+TEST_CASE("random trunks, prompts, budgets and forced tokens: equal to plain re-decoding") {
+  Model model = cft_test::random_model(cft_test::Structure::kMistral);
+  uint64_t state = 5;
+  auto below = [&](int64_t n) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(n));
+  };
+  int compared = 0;
+  for (int round = 0; round < 12; ++round) {
+    RolloutEngine engine(model, 1 + below(20), {kEnd});
+    std::vector<BranchSpec> specs;
+    std::vector<std::vector<int32_t>> prefixes;
+    for (int t = 0; t < 3; ++t) {
+      std::vector<int32_t> ids;
+      for (int64_t i = 0, n = 1 + below(90); i < n; ++i) ids.push_back(static_cast<int32_t>(below(67)));
+      const int64_t trunk = engine.add_trunk(ids, static_cast<int64_t>(ids.size()), 0, nullptr);
+      for (int b = 0; b < 6; ++b) {
+        BranchSpec spec;
+        spec.id = static_cast<int64_t>(specs.size());
+        spec.trunk = trunk;
+        spec.length = 1 + below(static_cast<int64_t>(ids.size()));
+        for (int64_t i = 0, n = below(4); i < n; ++i)
+          spec.forced_tokens.push_back(static_cast<int32_t>(below(67)));
+        spec.max_new_tokens = below(12);
+        spec.draft = below(2) == 1;
+        spec.priority = static_cast<double>(below(3));
+        specs.push_back(spec);
+        prefixes.emplace_back(ids.begin(), ids.begin() + spec.length);
+        prefixes.back().insert(prefixes.back().end(), spec.forced_tokens.begin(), spec.forced_tokens.end());
+      }
+    }
+    engine.submit(specs);
+    const Results results = drain(engine, 1 + below(5));
+    REQUIRE(results.size() == specs.size());
+    for (const BranchSpec& spec : specs) {
+      float gap = 1e9f;
+      const BranchResult plain =
+          decode_from_scratch(model, prefixes[spec.id], spec.max_new_tokens, kEnd, &gap);
+      if (gap < 1e-4f) continue;
+      ++compared;
+      CHECK(results.at(spec.id).token_ids == plain.token_ids);
+      CHECK(results.at(spec.id).end_token_id == plain.end_token_id);
+    }
+  }
+  CHECK(compared > 200);
+}
+
 TEST_CASE("sampling depends on the seed") {
   Model model = cft_test::random_model(cft_test::Structure::kQwen2);
   RolloutEngine engine(model, 8, {});

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -61,6 +63,23 @@ class Model {
   uint64_t weight_version() const { return weight_version_.load(); }
   void weights_changed() { ++weight_version_; }
 
+  // Whether cached() has something for the present weights.
+  bool packed() {
+    const std::lock_guard<std::mutex> lock(cache_mutex_);
+    return cache_ != nullptr && cache_version_ == weight_version();
+  }
+  // What make() derived from the weights (packed copies), kept as long as they do not change.
+  template <class Derived, class Make>
+  std::shared_ptr<const Derived> cached(const Make& make) {
+    const std::lock_guard<std::mutex> lock(cache_mutex_);
+    if (cache_ == nullptr || cache_version_ != weight_version()) {
+      cache_.reset();  // the old one's memory first
+      cache_ = std::shared_ptr<const Derived>(make());
+      cache_version_ = weight_version();
+    }
+    return std::static_pointer_cast<const Derived>(cache_);
+  }
+
  private:
   template <class Read>
   void build(const Read& read);
@@ -73,6 +92,9 @@ class Model {
   std::vector<LayerWeights> layers_;
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
   std::atomic<uint64_t> weight_version_{1};
+  std::mutex cache_mutex_;
+  std::shared_ptr<const void> cache_;
+  uint64_t cache_version_ = 0;
 };
 
 }  // namespace cft

@@ -1,36 +1,35 @@
 #include "core/rollout/engine.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
 
 #include "core/errors.h"
-#include "core/ops/lanes.h"
-#include "core/rollout/decode.h"
 #include "core/rollout/sampling.h"
 
 namespace cft {
 namespace {
 
-constexpr int64_t kFirstCapacity =
-    64;  // arena positions per slot to begin with; doubled when a branch needs more
+// Tokens of one branch fed at once: bounds the memory of a pass where branches are fed again.
+constexpr size_t kMostFed = 256;
+constexpr int64_t kMostDraft = 8;
 
-at::Tensor long_tensor(const std::vector<int64_t>& values, at::Device device) {
-  return at::tensor(values, at::kLong).to(device);
-}
+std::string mebibytes(int64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 }  // namespace
 
-RolloutEngine::RolloutEngine(Model& model, int64_t max_branches, std::vector<int32_t> end_token_ids)
+RolloutEngine::RolloutEngine(Model& model, EngineOptions options)
     : model_(model),
-      max_branches_(static_cast<size_t>(std::max<int64_t>(max_branches, 1))),
-      end_tokens_(end_token_ids.begin(), end_token_ids.end()),
-      weight_version_(model.weight_version()) {
-  if (max_branches < 1) {
+      options_(std::move(options)),
+      end_tokens_(options_.end_token_ids.begin(), options_.end_token_ids.end()),
+      weight_version_(model.weight_version()),
+      limit_(static_cast<size_t>(std::max<int64_t>(options_.max_branches, 1))) {
+  if (options_.max_branches < 1) {
     throw Error("ERR_CFT_BAD_OPTION",
-                "maxBranches: expected at least 1, found " + std::to_string(max_branches));
+                "maxBranches: expected at least 1, found " + std::to_string(options_.max_branches));
   }
-  for (int32_t id : end_token_ids) {
+  for (int32_t id : options_.end_token_ids) {
     if (id < 0 || id >= model.config().vocab_size) {
       throw Error("ERR_CFT_BAD_OPTION", "end token " + std::to_string(id) + ": expected 0 to " +
                                             std::to_string(model.config().vocab_size - 1));
@@ -38,80 +37,113 @@ RolloutEngine::RolloutEngine(Model& model, int64_t max_branches, std::vector<int
   }
 }
 
+void RolloutEngine::ensure_backend() {
+  if (backend_) return;
+  const int64_t budget = options_.memory_bytes;
+  backend_ = options_.reference ? make_reference_backend(model_, budget > 0 ? budget : INT64_MAX / 2)
+                                : make_backend(model_, budget);
+}
+
 int64_t RolloutEngine::add_trunk(std::vector<int32_t> token_ids, int64_t score_from, int64_t alternatives,
                                  TrunkScores* scores) {
-  c10::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   follow_weights();
-  std::shared_ptr<const Trunk> trunk;
-  run_one_lane(model_, [&] {
-    const c10::NoGradGuard lane_no_grad;
-    trunk = std::make_shared<const Trunk>(
-        prefill_trunk(model_, std::move(token_ids), score_from, alternatives, scores));
-  });
+  const ModelConfig& c = model_.config();
+  const int64_t length = static_cast<int64_t>(token_ids.size());
+  auto refuse = [](const std::string& what, int64_t low, int64_t high, int64_t found) {
+    throw Error("ERR_CFT_BAD_DATA", what + ": expected " + std::to_string(low) + " to " +
+                                        std::to_string(high) + ", found " + std::to_string(found));
+  };
+  if (length < 1 || length > c.max_positions) refuse("tokens of a trunk", 1, c.max_positions, length);
+  if (score_from < 1 || score_from > length) refuse("scoreFrom", 1, length, score_from);
+  if (alternatives < 0 || alternatives >= c.vocab_size)
+    refuse("alternatives", 0, c.vocab_size - 1, alternatives);
+  for (const int32_t id : token_ids) {
+    if (id < 0 || id >= c.vocab_size) refuse("token id of a trunk", 0, c.vocab_size - 1, id);
+  }
+  ensure_backend();
+  auto trunk = std::make_shared<Trunk>();
+  trunk->kv = backend_->create_sequence();
+  if (!backend_->reserve(*trunk->kv, length)) {
+    throw Error("ERR_CFT_OUT_OF_MEMORY", "no room for the keys and values of a trunk of " +
+                                             std::to_string(length) +
+                                             " tokens: " + mebibytes(backend_->used_bytes()) + " of " +
+                                             mebibytes(backend_->budget_bytes()) + " are in use");
+  }
+  TrunkScores unused;
+  backend_->prefill(*trunk->kv, token_ids, score_from, alternatives, scores ? scores : &unused);
+  trunk->token_ids = std::move(token_ids);
   const std::lock_guard<std::mutex> lock(mutex_);
   trunks_[next_trunk_] = std::move(trunk);
   return next_trunk_++;
 }
 
-void RolloutEngine::submit(const std::vector<BranchSpec>& specs) {
+// Checks one branch; the caller holds the lock.
+RolloutEngine::Branch RolloutEngine::make_branch(const BranchSpec& spec) const {
   const ModelConfig& c = model_.config();
+  auto refuse = [&](const std::string& what) {
+    throw Error("ERR_CFT_BAD_DATA", "branch " + std::to_string(spec.id) + ": " + what);
+  };
+  const auto trunk = trunks_.find(spec.trunk);
+  if (trunk == trunks_.end()) refuse("there is no trunk " + std::to_string(spec.trunk));
+  const int64_t trunk_length = static_cast<int64_t>(trunk->second->token_ids.size());
+  if (spec.length < 1 || spec.length > trunk_length) {
+    refuse("length: expected 1 to " + std::to_string(trunk_length) + ", found " +
+           std::to_string(spec.length));
+  }
+  for (int32_t id : spec.forced_tokens) {
+    if (id < 0 || id >= c.vocab_size)
+      refuse("forced token " + std::to_string(id) + " is outside the vocabulary");
+  }
+  if (spec.max_new_tokens < 0) refuse("maxNewTokens: expected 0 or more");
+  if (!(spec.temperature >= 0) || !(spec.top_p > 0)) refuse("expected temperature >= 0 and topP > 0");
+  const int64_t forced = static_cast<int64_t>(spec.forced_tokens.size());
+  // The last decoded token is never fed back, so it needs no position.
+  const int64_t needed = spec.length + forced + std::max<int64_t>(spec.max_new_tokens - 1, 0);
+  if (needed > c.max_positions) {
+    refuse("needs " + std::to_string(needed) + " positions (prefix " + std::to_string(spec.length) +
+           ", forced " + std::to_string(forced) + ", new " + std::to_string(spec.max_new_tokens) +
+           "), the model has " + std::to_string(c.max_positions));
+  }
+  Branch branch;
+  branch.spec = spec;
+  branch.trunk = trunk->second;
+  branch.input = spec.forced_tokens;
+  branch.prefix = spec.length;
+  if (branch.input.empty()) {
+    // Decoding starts from the last kept token, which is fed again: no logits need to be kept with the trunk.
+    branch.input.push_back(branch.trunk->token_ids[spec.length - 1]);
+    branch.prefix = spec.length - 1;
+  }
+  branch.forced = branch.input.size();
+  branch.draft.start(branch.prefix, static_cast<int64_t>(branch.forced));
+  return branch;
+}
+
+void RolloutEngine::submit(const std::vector<BranchSpec>& specs) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Branch> fresh;
   std::unordered_set<int64_t> fresh_ids;
   for (const BranchSpec& spec : specs) {
-    auto refuse = [&](const std::string& what) {
-      throw Error("ERR_CFT_BAD_DATA", "branch " + std::to_string(spec.id) + ": " + what);
-    };
-    const auto trunk = trunks_.find(spec.trunk);
-    if (trunk == trunks_.end()) refuse("there is no trunk " + std::to_string(spec.trunk));
-    const int64_t trunk_length = static_cast<int64_t>(trunk->second->token_ids.size());
-    if (spec.length < 1 || spec.length > trunk_length) {
-      refuse("length: expected 1 to " + std::to_string(trunk_length) + ", found " +
-             std::to_string(spec.length));
-    }
-    if (live_.count(spec.id) != 0 || !fresh_ids.insert(spec.id).second) refuse("its id is in use");
-    for (int32_t id : spec.forced_tokens) {
-      if (id < 0 || id >= c.vocab_size)
-        refuse("forced token " + std::to_string(id) + " is outside the vocabulary");
-    }
-    if (spec.max_new_tokens < 0) refuse("maxNewTokens: expected 0 or more");
-    if (!(spec.temperature >= 0) || !(spec.top_p > 0)) refuse("expected temperature >= 0 and topP > 0");
-    const int64_t forced = static_cast<int64_t>(spec.forced_tokens.size());
-    // The last decoded token is never fed back, so it needs no position.
-    const int64_t needed = spec.length + forced + std::max<int64_t>(spec.max_new_tokens - 1, 0);
-    if (needed > c.max_positions) {
-      refuse("needs " + std::to_string(needed) + " positions (prefix " + std::to_string(spec.length) +
-             ", forced " + std::to_string(forced) + ", new " + std::to_string(spec.max_new_tokens) +
-             "), the model has " + std::to_string(c.max_positions));
-    }
-    Branch branch;
-    branch.spec = spec;
-    branch.trunk = trunk->second;
-    branch.input = spec.forced_tokens;
-    branch.prefix = spec.length;
-    if (branch.input.empty()) {
-      // Decoding starts from the last kept token, which is fed again: no logits need to be kept with the
-      // trunk.
-      branch.input.push_back(branch.trunk->token_ids[spec.length - 1]);
-      branch.prefix = spec.length - 1;
-    }
-    fresh.push_back(std::move(branch));
+    if (live_.count(spec.id) != 0 || !fresh_ids.insert(spec.id).second)
+      throw Error("ERR_CFT_BAD_DATA", "branch " + std::to_string(spec.id) + ": its id is in use");
+    fresh.push_back(make_branch(spec));
   }
   for (Branch& branch : fresh) {
-    live_.insert(branch.spec.id);
-    waiting_.push_back(std::move(branch));
+    branch.key = {branch.spec.priority, next_order_++};
+    live_[branch.spec.id] = branch.key;
+    waiting_.emplace(branch.key, std::move(branch));
   }
 }
 
 void RolloutEngine::cancel(const std::vector<int64_t>& branch_ids) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (int64_t id : branch_ids) {
-    const auto waiting = std::find_if(waiting_.begin(), waiting_.end(),
-                                      [&](const Branch& branch) { return branch.spec.id == id; });
-    if (waiting != waiting_.end()) {
-      waiting_.erase(waiting);
-      live_.erase(id);
-    } else if (live_.count(id) != 0) {
+    const auto live = live_.find(id);
+    if (live == live_.end()) continue;
+    if (waiting_.erase(live->second) > 0) {
+      live_.erase(live);
+    } else {
       cancelled_.insert(id);
     }
   }
@@ -128,32 +160,30 @@ void RolloutEngine::follow_weights() {
   // Keys and values of other weights would silently mix two models.
   weight_version_ = model_.weight_version();
   trunks_.clear();
-  if (!waiting_.empty() || !active_.empty()) {
-    waiting_.clear();
-    active_.clear();
-    live_.clear();
-    cancelled_.clear();
-    throw Error("ERR_CFT_INTERNAL", "the model's weights changed while branches were being decoded");
-  }
+  const bool busy = !waiting_.empty() || !active_.empty();
+  waiting_.clear();
+  active_.clear();
+  live_.clear();
+  cancelled_.clear();
+  backend_.reset();
+  if (busy) throw Error("ERR_CFT_INTERNAL", "the model's weights changed while branches were being decoded");
 }
 
 void RolloutEngine::drop_cancelled() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (cancelled_.empty()) return;
-  for (size_t slot = active_.size(); slot-- > 0;) {
-    const int64_t id = active_[slot].spec.id;
-    if (cancelled_.erase(id) == 0) continue;
-    live_.erase(id);
-    finish(slot, -1, nullptr);
-  }
+  std::erase_if(active_, [&](const Branch& branch) {
+    if (cancelled_.count(branch.spec.id) == 0) return false;
+    live_.erase(branch.spec.id);
+    return true;
+  });
   cancelled_.clear();
 }
 
 void RolloutEngine::admit(StepResult* result) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  while (active_.size() < max_branches_ && !waiting_.empty()) {
-    Branch branch = std::move(waiting_.front());
-    waiting_.pop_front();
+  while (active_.size() < limit_ && !waiting_.empty()) {
+    Branch branch = std::move(waiting_.extract(waiting_.begin()).mapped());
     if (branch.spec.max_new_tokens == 0) {
       live_.erase(branch.spec.id);
       result->finished.push_back({branch.spec.id, {}, -1});
@@ -163,161 +193,182 @@ void RolloutEngine::admit(StepResult* result) {
   }
 }
 
-void RolloutEngine::reserve_arena() {
-  int64_t needed = 0;
-  for (const Branch& branch : active_) needed = std::max(needed, branch.suffix() + 1);
-  const int64_t slots = static_cast<int64_t>(active_.size());
-  if (needed <= arena_capacity_ && slots <= arena_slots_) return;
-  int64_t capacity = std::max(arena_capacity_, kFirstCapacity);
-  while (capacity < needed) capacity *= 2;
-  const int64_t new_slots = std::max(slots, arena_slots_);
-  const ModelConfig& c = model_.config();
-  const auto options = at::TensorOptions().dtype(model_.dtype()).device(model_.device());
-  auto grow = [&](std::vector<at::Tensor>& arena) {
-    arena.resize(c.layers);
-    for (at::Tensor& tensor : arena) {
-      at::Tensor larger = at::empty({new_slots, capacity, c.kv_heads, c.head_dim}, options);
-      if (tensor.defined()) larger.narrow(0, 0, arena_slots_).narrow(1, 0, arena_capacity_).copy_(tensor);
-      tensor = larger;
-    }
-  };
-  grow(arena_keys_);
-  grow(arena_values_);
-  arena_slots_ = new_slots;
-  arena_capacity_ = capacity;
-}
-
-void RolloutEngine::finish(size_t slot, int32_t end_token, StepResult* result) {
-  Branch& branch = active_[slot];
-  if (result != nullptr) result->finished.push_back({branch.spec.id, std::move(branch.decoded), end_token});
-  const size_t last = active_.size() - 1;
-  if (slot != last) {
-    // Slots stay dense: the last branch moves into the hole, with its part of the arena.
-    const int64_t used = active_[last].suffix();
-    if (used > 0) {
-      for (std::vector<at::Tensor>* arena : {&arena_keys_, &arena_values_}) {
-        for (at::Tensor& tensor : *arena) {
-          tensor.select(0, static_cast<int64_t>(slot))
-              .narrow(0, 0, used)
-              .copy_(tensor.select(0, static_cast<int64_t>(last)).narrow(0, 0, used));
-        }
-      }
-    }
-    branch = std::move(active_[last]);
+// Takes a branch out of the batch until there is room again; it keeps its tokens and loses its KV.
+void RolloutEngine::park(size_t index) {
+  Branch branch = std::move(active_[index]);
+  active_.erase(active_.begin() + static_cast<int64_t>(index));
+  branch.own.reset();
+  branch.fed = 0;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (cancelled_.erase(branch.spec.id) > 0) {
+    live_.erase(branch.spec.id);
+    return;
   }
-  active_.pop_back();
+  waiting_.emplace(branch.key, std::move(branch));
 }
 
-void RolloutEngine::accept(size_t slot, int32_t token, StepResult* result) {
-  Branch& branch = active_[slot];
+// Room for `length` positions of active branch `index`, taken from branches of less priority that stand
+// behind it in active_ where need be. False where it had to be parked itself.
+bool RolloutEngine::make_room(size_t index, int64_t length) {
+  Branch& branch = active_[index];
+  if (!branch.own) branch.own = backend_->create_sequence();
+  while (!backend_->reserve(*branch.own, length)) {
+    if (active_.size() == 1) {
+      throw Error("ERR_CFT_OUT_OF_MEMORY", "no room for the keys and values of a single branch of " +
+                                               std::to_string(length) +
+                                               " tokens: " + mebibytes(backend_->used_bytes()) + " of " +
+                                               mebibytes(backend_->budget_bytes()) +
+                                               " are in use; give fewer trunks at once or more memory");
+    }
+    limit_ = active_.size() - 1;
+    const bool last = index + 1 == active_.size();
+    park(active_.size() - 1);
+    if (last) return false;
+  }
+  return true;
+}
+
+// The rows of the next pass: what each branch has not fed yet, then drafts where rows cost little.
+void RolloutEngine::compose() {
+  rows_.clear();
+  spans_.clear();
+  size_t pending = 0, drafting = 0;
+  for (const Branch& branch : active_) {
+    pending += std::min(branch.input.size() - branch.fed, kMostFed);
+    drafting += branch.spec.draft && branch.spec.temperature == 0 ? 1 : 0;
+  }
+  const int64_t spare = backend_->cheap_rows() - static_cast<int64_t>(pending);
+  const int64_t share =
+      drafting == 0 || spare <= 0 ? 0 : std::min<int64_t>(kMostDraft, spare / static_cast<int64_t>(drafting));
+  // Branches that go first keep their room: those behind make way.
+  auto before = [](const Branch& a, const Branch& b) { return a.key < b.key; };
+  if (!std::is_sorted(active_.begin(), active_.end(), before))
+    std::sort(active_.begin(), active_.end(), before);
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const size_t fed = std::min(active_[i].input.size() - active_[i].fed, kMostFed);
+    const bool whole = active_[i].fed + fed == active_[i].input.size();
+    std::vector<int32_t> drafts;
+    if (whole && share > 0 && active_[i].spec.draft && active_[i].spec.temperature == 0) {
+      // The token after the last draft is decoded too, and must still be allowed.
+      drafts = active_[i].draft.guess(active_[i].trunk->token_ids, std::min(share, active_[i].left() - 1));
+    }
+    if (!make_room(i, static_cast<int64_t>(active_[i].fed + fed + drafts.size()))) break;
+    Branch& branch = active_[i];
+    spans_.push_back({i, rows_.size(), fed + drafts.size(), drafts.size()});
+    for (size_t j = 0; j < fed + drafts.size(); ++j) {
+      const size_t at = branch.fed + j;
+      const bool is_draft = j >= fed, predicts = is_draft || at + 1 == branch.input.size();
+      const Wanted wanted = !predicts                     ? Wanted::kNothing
+                            : branch.spec.temperature > 0 ? Wanted::kLogits
+                                                          : Wanted::kToken;
+      rows_.push_back({is_draft ? drafts[j - fed] : branch.input[at],
+                       branch.prefix + static_cast<int64_t>(at), branch.trunk->kv.get(), branch.prefix,
+                       branch.own.get(), wanted});
+    }
+  }
+}
+
+// The next token of each row that wants one; samples where it asked for logits.
+void RolloutEngine::pick_tokens() {
+  picked_ = output_.tokens;
+  struct Sample {
+    size_t row;
+    const Branch* branch;
+  };
+  std::vector<Sample> samples;
+  for (const Span& span : spans_) {
+    const size_t last = span.first_row + span.rows - 1;
+    if (rows_[last].wanted == Wanted::kLogits) samples.push_back({last, &active_[span.branch]});
+  }
+  const int64_t vocab = model_.config().vocab_size;
+  at::parallel_for(0, static_cast<int64_t>(samples.size()), std::max<int64_t>(1, 8192 / vocab),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       const BranchSpec& spec = samples[i].branch->spec;
+                       const auto position = static_cast<uint64_t>(rows_[samples[i].row].position);
+                       picked_[samples[i].row] =
+                           sample_row(output_.logits.data() + i * vocab, vocab, spec.temperature, spec.top_p,
+                                      uniform_at(spec.seed, position));
+                     }
+                   });
+}
+
+// Adds a decoded token. True where the branch is finished by it.
+bool RolloutEngine::accept(Branch& branch, int32_t token, StepResult* result) {
+  if (token < 0) {
+    throw Error(
+        "ERR_CFT_BAD_WEIGHTS",
+        "branch " + std::to_string(branch.spec.id) +
+            ": expected logits, found only NaN: the weights are damaged, or too large for this dtype");
+  }
   const bool ends = end_tokens_.count(token) != 0;
   if (!ends) {
-    branch.decoded.push_back(token);
     branch.input.push_back(token);
+    if (branch.spec.draft) branch.draft.follow(branch.trunk->token_ids, branch.input, branch.prefix);
     result->token_branches.push_back(branch.spec.id);
     result->tokens.push_back(token);
   }
-  const int64_t used = static_cast<int64_t>(branch.decoded.size()) + (ends ? 1 : 0);
-  if (!ends && used < branch.spec.max_new_tokens) return;
+  if (!ends && branch.left() > 0) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     live_.erase(branch.spec.id);
     cancelled_.erase(branch.spec.id);
   }
-  finish(slot, ends ? token : -1, result);
+  result->finished.push_back(
+      {branch.spec.id,
+       {branch.input.begin() + static_cast<int64_t>(branch.forced), branch.input.end()},
+       ends ? token : -1});
+  return true;
 }
 
-// Branches [first, last) through all layers; writes their logits to the rows [first, last) of `logits`.
-void RolloutEngine::decode_block(int64_t first, int64_t last, at::Tensor& logits) {
-  const ModelConfig& c = model_.config();
-  const int64_t count = last - first;
-  const int64_t padded = (count + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
-  std::vector<int64_t> ids(padded, 0), positions(padded, 0), arena_rows(count);
-  std::vector<ops::BranchRow> rows(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const Branch& branch = active_[first + i];
-    ids[i] = branch.input[branch.fed];
-    positions[i] = branch.position();
-    arena_rows[i] = (first + i) * arena_capacity_ + branch.suffix();
-    rows[i].slot = first + i;
-  }
-  const at::Tensor targets = long_tensor(arena_rows, model_.device());
-  const DecodeRows decode{long_tensor(ids, model_.device()), long_tensor(positions, model_.device()), count};
-  auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    auto put = [&](const at::Tensor& arena, const at::Tensor& fresh) {
-      arena.view({-1, c.kv_heads, c.head_dim}).index_copy_(0, targets, fresh.narrow(0, 0, count));
-    };
-    put(arena_keys_[layer], k);
-    put(arena_values_[layer], v);
-    const int64_t window = c.window_of_layer[layer];
-    for (int64_t i = 0; i < count; ++i) {
-      const Branch& branch = active_[first + i];
-      // The first absolute position that this row still sees.
-      const int64_t seen = window > 0 ? std::max<int64_t>(positions[i] - window + 1, 0) : 0;
-      ops::BranchRow& row = rows[i];
-      row.trunk_keys = &branch.trunk->keys[layer];
-      row.trunk_values = &branch.trunk->values[layer];
-      row.trunk_begin = std::min(seen, branch.prefix);
-      row.trunk_end = branch.prefix;
-      row.suffix_begin = std::max<int64_t>(seen - branch.prefix, 0);
-      row.suffix_end = branch.suffix() + 1;
+// What a pass said about one branch: its own rows are fed; then the drafts, as long as they are what it
+// decodes.
+void RolloutEngine::accept_rows(const Span& span, StepResult* result) {
+  Branch& branch = active_[span.branch];
+  const size_t own = span.rows - span.drafts;
+  branch.fed += own;
+  if (branch.fed < branch.input.size()) return;
+  size_t row = span.first_row + own - 1;
+  for (size_t draft = 0;; ++draft, ++row) {
+    if (accept(branch, picked_[row], result)) {
+      branch.own.reset();  // marks it as finished
+      break;
     }
-    return ops::branch_attention(q, rows, arena_keys_[layer], arena_values_[layer]);
-  };
-  logits.narrow(0, first, count).copy_(decode_rows(model_, decode, attend));
+    if (draft == span.drafts || rows_[row + 1].token != picked_[row]) break;
+    ++branch.fed;  // the draft's row is what the branch feeds next
+    ++result->accepted;
+  }
+  result->drafted += static_cast<int64_t>(span.drafts);
 }
 
 void RolloutEngine::decode_once(StepResult* result) {
-  const ModelConfig& c = model_.config();
-  const int64_t count = static_cast<int64_t>(active_.size());
-  at::Tensor logits =
-      at::empty({count, c.vocab_size}, at::TensorOptions().dtype(at::kFloat).device(model_.device()));
-  const int64_t lanes = runs_by_lanes(model_) ? at::get_num_threads() : 1;
-  // The rows of a lane: a multiple of kRowMultiple, so that only the last one pads.
-  const int64_t blocks = (count + kRowMultiple - 1) / kRowMultiple;
-  const int64_t lane_rows = (blocks + lanes - 1) / lanes * kRowMultiple;
-  run_lanes(lanes, [&](int64_t lane) {
-    const c10::NoGradGuard no_grad;  // thread-local
-    const int64_t first = lane * lane_rows, last = std::min(count, first + lane_rows);
-    if (first < last) decode_block(first, last, logits);
-  });
-
-  const bool sampling = std::any_of(active_.begin(), active_.end(),
-                                    [](const Branch& branch) { return branch.spec.temperature > 0; });
-  const bool on_host = sampling || logits.is_cpu();
-  const at::Tensor host = on_host ? logits.cpu() : logits.argmax(-1).cpu();
-  // From the last slot down, so that a finished branch's slot is filled by one that has already been looked
-  // at.
-  for (int64_t i = count - 1; i >= 0; --i) {
-    Branch& branch = active_[i];
-    const uint64_t position = static_cast<uint64_t>(branch.position());
-    ++branch.fed;
-    if (branch.fed < branch.input.size()) continue;  // still feeding forced tokens
-    int32_t token;
-    if (!on_host) {
-      token = static_cast<int32_t>(host.const_data_ptr<int64_t>()[i]);
-    } else {
-      const float* row = host.const_data_ptr<float>() + i * c.vocab_size;
-      token = branch.spec.temperature > 0
-                  ? sample_row(row, c.vocab_size, branch.spec.temperature, branch.spec.top_p,
-                               uniform_at(branch.spec.seed, position))
-                  : argmax_row(row, c.vocab_size);
-    }
-    accept(static_cast<size_t>(i), token, result);
-  }
+  compose();
+  backend_->forward(rows_, &output_);
+  pick_tokens();
+  ++result->steps;
+  result->rows += static_cast<int64_t>(rows_.size());
+  const size_t finished = result->finished.size();
+  for (const Span& span : spans_) accept_rows(span, result);
+  if (result->finished.size() == finished) return;
+  std::erase_if(active_, [](const Branch& branch) { return branch.own == nullptr; });
+  // Memory was given back: let the batch grow again, a branch at a time.
+  limit_ = std::min(limit_ + 1, static_cast<size_t>(options_.max_branches));
 }
 
 StepResult RolloutEngine::step(int64_t max_steps) {
-  c10::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   follow_weights();
   StepResult result;
   for (int64_t i = 0; i < max_steps && !interrupted_; ++i) {
     drop_cancelled();
     admit(&result);
     if (active_.empty()) break;
-    reserve_arena();
+    ensure_backend();
     decode_once(&result);
-    if (!result.finished.empty()) break;
+    if (result.finished.empty()) continue;
+    // Whoever called wants to know; but as long as others wait, the batch stays full without it.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (waiting_.empty() || result.finished.size() * 4 >= active_.size()) break;
   }
   interrupted_ = false;  // consumed here, not at the start: an interrupt that comes early must not be lost
   const std::lock_guard<std::mutex> lock(mutex_);

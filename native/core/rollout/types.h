@@ -22,6 +22,8 @@ struct BranchSpec {
   double temperature = 0.0;            // 0 = greedy
   double top_p = 1.0;
   uint64_t seed = 0;
+  bool draft = false;     // greedy only: the trunk's tokens may be tried as a draft; same result
+  double priority = 0.0;  // lower ones enter the batch first, equal ones in the order of submission
 };
 
 struct BranchResult {
@@ -35,6 +37,8 @@ struct StepResult {
   std::vector<int64_t> token_branches;  // tokens decoded in this call, in decoding order
   std::vector<int32_t> tokens;
   int64_t active = 0, waiting = 0;
+  int64_t steps = 0, rows = 0;        // forward passes and the rows in them
+  int64_t drafted = 0, accepted = 0;  // draft tokens tried, and those that were right
 };
 
 }  // namespace cft
