@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/model/decoder.h"
+#include "core/ops/cpu/bf16_tiles.h"
 #include "core/ops/cpu/kernels.h"
 #include "core/rollout/cpu/attention.h"
 
@@ -41,8 +42,9 @@ struct Packed {
   Packed(const at::Tensor& w, const at::Tensor& b, int64_t panel, bool bf16) {
     weight.in = w.size(1);
     weight.out = w.size(0);
-    weight.bf16 = bf16;
-    const int64_t panels = weight.panels(panel);
+    weight.panel = panel;
+    weight.layout = bf16 ? cft::cpu::WeightLayout::kBf16 : cft::cpu::WeightLayout::kFloat;
+    const int64_t panels = weight.panels();
     data.assign(panels * weight.in * panel, 0.0f);
     bias.assign(panels * panel, 0.0f);
     for (int64_t o = 0; o < weight.out; ++o) {
@@ -63,7 +65,7 @@ struct Packed {
 at::Tensor multiply(const Kernels& k, const at::Tensor& x, const PackedWeight& w, Epilogue epilogue,
                     const at::Tensor& start) {
   at::Tensor c = start.clone();
-  LinearTask task{x.const_data_ptr<float>(),   x.size(1), x.size(0), &w, 0, w.panels(k.panel), epilogue,
+  LinearTask task{x.const_data_ptr<float>(),   x.size(1), x.size(0), &w, 0, w.panels(), epilogue,
                   c.mutable_data_ptr<float>(), c.size(1), nullptr};
   k.linear(task);
   return c;
@@ -89,6 +91,42 @@ TEST_CASE("packed products equal libtorch's, with bias, added, in bf16, for odd 
           CHECK(worst(multiply(*k, x, packed.weight, Epilogue::kStore, start), expected) < 1e-4f);
           CHECK(worst(multiply(*k, x, packed.weight, Epilogue::kAdd, start), expected + start) < 1e-4f);
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("bf16 tiles: products of rounded operands, every way out, odd sizes") {
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {64, 32}, {100, 33}, {130, 576}}) {
+    const at::Tensor w = normal({out, in}, 1).to(at::kBFloat16).to(at::kFloat), b = normal({out}, 2);
+    const int64_t panels = (out + 63) / 64, even = (in + 1) / 2 * 2;
+    std::vector<uint16_t> data(panels * even * 64, 0);
+    std::vector<float> bias(panels * 64, 0.0f);
+    for (int64_t o = 0; o < out; ++o) {
+      bias[o] = b[o].item<float>();
+      for (int64_t k = 0; k < in; ++k) {
+        data[(o / 64 * even + k / 2 * 2) * 64 + o % 64 * 2 + k % 2] =
+            c10::BFloat16(w.const_data_ptr<float>()[o * in + k]).x;
+      }
+    }
+    const PackedWeight packed{data.data(), cft::cpu::WeightLayout::kBf16Tiles, in, out, 64, bias.data()};
+    for (const int64_t rows : {1, 31, 32, 33, 70}) {
+      const at::Tensor x = normal({rows, in}, 3), start = normal({rows, out}, 4);
+      const at::Tensor expected = at::linear(x.to(at::kBFloat16).to(at::kFloat), w, b);
+      auto run = [&](Epilogue epilogue, at::Tensor c, cft::cpu::Best* best) {
+        cft::cpu::bf16_tile_linear({x.const_data_ptr<float>(), in, rows, &packed, 0, panels, epilogue,
+                                    c.mutable_data_ptr<float>(), c.size(1), best},
+                                   cft::cpu::bf16_tile_multiply_reference);
+        return c;
+      };
+      CHECK(worst(run(Epilogue::kStore, start.clone(), nullptr), expected) < 1e-4f);
+      CHECK(worst(run(Epilogue::kAdd, start.clone(), nullptr), expected + start) < 1e-4f);
+      std::vector<cft::cpu::Best> best(rows, {-INFINITY, -1});
+      run(Epilogue::kArgmax, start.clone(), best.data());
+      for (int64_t r = 0; r < rows; ++r) CHECK(best[r].index == expected[r].argmax().item<int64_t>());
+      if (out % 64 == 0) {
+        const at::Tensor mixed = run(Epilogue::kSwiglu, at::zeros({rows, out / 2}), nullptr);
+        CHECK(worst(mixed, at::silu(expected.narrow(1, 0, 32)) * expected.narrow(1, 32, 32)) < 1e-4f);
       }
     }
   }
@@ -141,7 +179,7 @@ TEST_CASE("the best output of each row: the first of equals, and none among NaN"
     x[6].fill_(std::nanf(""));
     const Packed packed(w, at::Tensor(), k->panel, false);
     std::vector<cft::cpu::Best> best(33, {-INFINITY, -1});
-    LinearTask task{x.const_data_ptr<float>(), 16,      33, &packed.weight, 0, packed.weight.panels(k->panel),
+    LinearTask task{x.const_data_ptr<float>(), 16,      33, &packed.weight, 0, packed.weight.panels(),
                     Epilogue::kArgmax,         nullptr, 0,  best.data()};
     k->linear(task);
     const at::Tensor expected = at::linear(x, w).argmax(-1);

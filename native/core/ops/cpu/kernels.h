@@ -1,5 +1,6 @@
 // The CPU's arithmetic of the rollout engine: one table of functions per instruction set, chosen when first
-// used. All of it is fp32 (bf16 weights are widened exactly while they are read).
+// used. All of it is fp32 (bf16 weights are widened exactly while they are read), but for the products of
+// bf16_tiles.h.
 //
 // Every result depends on its own row alone: each element of a product is one chain of multiply-adds over the
 // inner dimension in ascending order, whatever the number of rows, their place, or who computes the columns
@@ -9,14 +10,20 @@
 
 namespace cft::cpu {
 
-// W of y = x W^T in panels of Kernels::panel outputs: [panels][in][panel], the last panel padded with zeros.
+enum class WeightLayout : uint8_t {
+  kFloat,      // [panels][in][panel] floats
+  kBf16,       // the same as bf16, widened while read
+  kBf16Tiles,  // [panels][in / 2][panel][2] bf16, for bf16_tiles.h
+};
+
+// W of y = x W^T in panels of `panel` outputs, the last one padded with zeros.
 struct PackedWeight {
-  const void* data = nullptr;  // float, or bf16 as uint16_t
-  bool bf16 = false;
-  int64_t in = 0, out = 0;
+  const void* data = nullptr;
+  WeightLayout layout = WeightLayout::kFloat;
+  int64_t in = 0, out = 0, panel = 0;
   const float* bias = nullptr;  // (panels * panel) or null
 
-  int64_t panels(int64_t panel) const { return (out + panel - 1) / panel; }
+  int64_t panels() const { return (out + panel - 1) / panel; }
 };
 
 enum class Epilogue {
@@ -46,7 +53,7 @@ struct LinearTask {
 
 struct Kernels {
   const char* name;
-  int64_t panel;  // outputs of a weight panel and keys of a key panel: two vectors
+  int64_t panel;  // outputs of a weight panel (but of tiles) and keys of a key panel: two vectors
   int64_t tile;   // rows of the register tile
 
   void (*linear)(const LinearTask&);

@@ -315,7 +315,7 @@ void linear_typed(const LinearTask& task) {
 }
 
 void linear(const LinearTask& task) {
-  if (task.weight->bf16) {
+  if (task.weight->layout == WeightLayout::kBf16) {
     linear_typed<uint16_t>(task);
   } else {
     linear_typed<float>(task);

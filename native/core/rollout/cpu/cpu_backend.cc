@@ -8,6 +8,7 @@
 #include <cmath>
 #include <exception>
 
+#include "core/ops/cpu/bf16_tiles.h"
 #include "core/rollout/scoring.h"
 
 namespace cft::cpu {
@@ -21,6 +22,14 @@ constexpr int64_t kCachedParameters = 8'000'000;
 int64_t grow(std::vector<float>& buffer, int64_t count) {
   if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
   return count;
+}
+
+void linear(const Kernels& kernels, const LinearTask& task) {
+  if (task.weight->layout == WeightLayout::kBf16Tiles) {
+    bf16_tile_linear(task, bf16_tile_multiply());
+  } else {
+    kernels.linear(task);
+  }
 }
 
 }  // namespace
@@ -150,7 +159,7 @@ void CpuBackend::forward(const std::vector<ForwardRow>& rows, ForwardOutput* out
       lane.logits.push_back(output->logits.data() + logits_place[lane.places[i]]);
     }
     lane.tiles = attention_tiles(lane.seen, group, packed_->kernels().tile);
-    const int64_t n = lane.count(), width = packed_->kernels().panel;
+    const int64_t n = lane.count(), width = packed_->layers()[0].gate_up.panel;
     grow(lane.x, n * config_.hidden_size);
     grow(lane.normed, n * config_.hidden_size);
     grow(lane.projected, n * config_.hidden_size);
@@ -223,6 +232,7 @@ void CpuBackend::run_lane(Lane& lane, const Team& team, ForwardOutput* output) {
   team.meet();
   for (int64_t layer = 0; layer < config_.layers; ++layer) run_layer(lane, team, layer);
   run_head(lane, team, output);
+  if (packed_->head().layout == WeightLayout::kBf16Tiles) bf16_tiles_release();
 }
 
 void CpuBackend::run_layer(Lane& lane, const Team& team, int64_t layer) {
@@ -240,9 +250,9 @@ void CpuBackend::run_layer(Lane& lane, const Team& team, int64_t layer) {
   };
   auto multiply = [&](const float* from, int64_t from_stride, const PackedWeight& weight, Epilogue epilogue,
                       float* to, int64_t to_stride) {
-    const int64_t panels = weight.panels(k.panel);
-    k.linear({from, from_stride, n, &weight, team.begin(panels), team.end(panels), epilogue, to, to_stride,
-              nullptr});
+    const int64_t panels = weight.panels();
+    linear(k, {from, from_stride, n, &weight, team.begin(panels), team.end(panels), epilogue, to, to_stride,
+               nullptr});
     team.meet();
   };
   // Pre-norm: x += f(norm(x)); post-norm: x += norm(f(x)).
@@ -272,7 +282,7 @@ void CpuBackend::run_layer(Lane& lane, const Team& team, int64_t layer) {
   team.meet();
   output(lane.attention.data(), q_size, w.o, w.attention_norm);
 
-  const int64_t mlp_stride = config_.intermediate_size + k.panel;
+  const int64_t mlp_stride = config_.intermediate_size + w.gate_up.panel;
   multiply(input(w.mlp_norm), hidden, w.gate_up, Epilogue::kSwiglu, lane.mlp.data(), mlp_stride);
   output(lane.mlp.data(), mlp_stride, w.down, w.mlp_norm);
 }
@@ -324,17 +334,17 @@ void CpuBackend::run_head(Lane& lane, const Team& team, ForwardOutput* output) {
   lane.best[team.rank].assign(tokens, Best{-INFINITY, -1});
   team.meet();
   const PackedWeight& head = packed_->head();
-  const int64_t panels = head.panels(k.panel), first = team.begin(panels), last = team.end(panels);
+  const int64_t panels = head.panels(), first = team.begin(panels), last = team.end(panels);
   LinearTask task{lane.hidden.data(), hidden,  tokens, &head,  first, last,
                   Epilogue::kArgmax,  nullptr, 0,      nullptr};
   task.best = lane.best[team.rank].data();
-  k.linear(task);
+  linear(k, task);
   // The callers' rows of logits follow each other, and so do this lane's: runs of them.
   for (int64_t i = tokens; i < total;) {
     int64_t end = i + 1;
     while (end < total && lane.logits[end] == lane.logits[end - 1] + config_.vocab_size) ++end;
-    k.linear({lane.hidden.data() + i * hidden, hidden, end - i, &head, first, last, Epilogue::kStore,
-              lane.logits[i], config_.vocab_size, nullptr});
+    linear(k, {lane.hidden.data() + i * hidden, hidden, end - i, &head, first, last, Epilogue::kStore,
+               lane.logits[i], config_.vocab_size, nullptr});
     i = end;
   }
   team.meet();

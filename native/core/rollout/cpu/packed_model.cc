@@ -12,6 +12,7 @@
 #include <new>
 
 #include "core/model/decoder.h"
+#include "core/ops/cpu/bf16_tiles.h"
 
 namespace cft::cpu {
 namespace {
@@ -59,34 +60,37 @@ float* PackedModel::allocate(int64_t count) {
 // row_of(output) is the weight's row that gives it, or -1 for padding.
 template <class Row>
 PackedWeight PackedModel::pack_rows(int64_t out, int64_t in, const at::Tensor& weight, const at::Tensor& bias,
-                                    bool bf16, const Row& row_of) {
-  const int64_t panel = kernels_.panel, panels = (out + panel - 1) / panel;
+                                    const Row& row_of) {
   PackedWeight packed;
+  packed.layout = layout_;
   packed.in = in;
   packed.out = out;
-  packed.bf16 = bf16;
-  const int64_t count = panels * in * panel;
-  float* data = allocate(bf16 ? (count + 1) / 2 : count);
+  packed.panel = panel_;
+  const int64_t panels = packed.panels(), panel = panel_;
+  const bool tiles = layout_ == WeightLayout::kBf16Tiles;
+  const int64_t padded_in = tiles ? (in + 1) / 2 * 2 : in, count = panels * padded_in * panel;
+  float* data = allocate(layout_ == WeightLayout::kFloat ? count : (count + 1) / 2);
+  uint16_t* halves = reinterpret_cast<uint16_t*>(data);
   packed.data = data;
   const at::Tensor rows = weight.contiguous();
   const bool from_bf16 = rows.scalar_type() == at::kBFloat16;
+  const float* wide = from_bf16 ? nullptr : rows.const_data_ptr<float>();
+  const uint16_t* narrow =
+      from_bf16 ? reinterpret_cast<const uint16_t*>(rows.const_data_ptr<at::BFloat16>()) : nullptr;
   at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       for (int64_t j = 0; j < panel; ++j) {
         const int64_t column = p * panel + j, row = column < out ? row_of(column) : -1;
-        for (int64_t k = 0; k < in; ++k) {
-          const int64_t to = (p * in + k) * panel + j;
-          if (from_bf16) {
-            const uint16_t value =
-                row < 0 ? 0 : reinterpret_cast<const uint16_t*>(rows.const_data_ptr())[row * in + k];
-            reinterpret_cast<uint16_t*>(data)[to] = value;
+        for (int64_t k = 0; k < padded_in; ++k) {
+          const int64_t to =
+              tiles ? (p * padded_in + k / 2 * 2) * panel + j * 2 + k % 2 : (p * in + k) * panel + j;
+          const bool inside = row >= 0 && k < in;
+          if (layout_ == WeightLayout::kFloat) {
+            data[to] = inside ? wide[row * in + k] : 0.0f;
           } else {
-            const float value = row < 0 ? 0.0f : rows.const_data_ptr<float>()[row * in + k];
-            if (bf16) {
-              reinterpret_cast<uint16_t*>(data)[to] = high_half(value);
-            } else {
-              data[to] = value;
-            }
+            halves[to] = !inside     ? uint16_t{0}
+                         : from_bf16 ? narrow[row * in + k]
+                                     : high_half(wide[row * in + k]);
           }
         }
       }
@@ -104,32 +108,35 @@ PackedWeight PackedModel::pack_rows(int64_t out, int64_t in, const at::Tensor& w
   return packed;
 }
 
-PackedWeight PackedModel::pack(const at::Tensor& weight, const at::Tensor& bias, bool bf16) {
-  return pack_rows(weight.size(0), weight.size(1), weight, bias, bf16, [](int64_t column) { return column; });
+PackedWeight PackedModel::pack(const at::Tensor& weight, const at::Tensor& bias) {
+  return pack_rows(weight.size(0), weight.size(1), weight, bias, [](int64_t column) { return column; });
 }
 
-PackedWeight PackedModel::pack_gate_up(const at::Tensor& gate_up, const at::Tensor& bias, bool bf16) {
-  const int64_t half = kernels_.panel / 2, size = config_.intermediate_size;
+PackedWeight PackedModel::pack_gate_up(const at::Tensor& gate_up, const at::Tensor& bias) {
+  const int64_t half = panel_ / 2, size = config_.intermediate_size;
   const int64_t groups = (size + half - 1) / half;
-  return pack_rows(groups * 2 * half, gate_up.size(1), gate_up, bias, bf16, [=](int64_t column) {
+  return pack_rows(groups * 2 * half, gate_up.size(1), gate_up, bias, [=](int64_t column) {
     const int64_t lane = column % (2 * half), neuron = column / (2 * half) * half + lane % half;
     if (neuron >= size) return int64_t{-1};
     return lane < half ? neuron : size + neuron;
   });
 }
 
-PackedModel::PackedModel(const Model& model, const Kernels& kernels)
+PackedModel::PackedModel(const Model& model, const Kernels& kernels, bool tiles)
     : kernels_(kernels),
       config_(model.config()),
       embedding_(model.embedding()),
       half_dim_(model.config().head_dim / 2) {
-  // fp32 copies of bf16 weights lose nothing as bf16, take half the memory and give the same bits.
-  bool bf16 = true;
-  for (const auto& [name, tensor] : model.parameters()) {
-    if (tensor.dim() == 2 && !fits_bf16(tensor)) {
-      bf16 = false;
-      break;
-    }
+  if (tiles && model.dtype() == at::kBFloat16) {
+    layout_ = WeightLayout::kBf16Tiles;
+    panel_ = kTilePanel;
+  } else {
+    // fp32 copies of bf16 weights lose nothing as bf16, take half the memory and give the same bits.
+    const bool fits = std::all_of(
+        model.parameters().begin(), model.parameters().end(),
+        [](const auto& parameter) { return parameter.second.dim() != 2 || fits_bf16(parameter.second); });
+    layout_ = fits ? WeightLayout::kBf16 : WeightLayout::kFloat;
+    panel_ = kernels.panel;
   }
   auto copy = [&](const at::Tensor& tensor) -> const float* {
     if (!tensor.defined()) return nullptr;
@@ -140,24 +147,24 @@ PackedModel::PackedModel(const Model& model, const Kernels& kernels)
   };
   for (const LayerWeights& w : model.layers()) {
     PackedLayer layer;
-    layer.qkv = pack(w.qkv.weight, w.qkv.bias, bf16);
-    layer.o = pack(w.o.weight, w.o.bias, bf16);
-    layer.gate_up = pack_gate_up(w.gate_up.weight, w.gate_up.bias, bf16);
-    layer.down = pack(w.down.weight, w.down.bias, bf16);
+    layer.qkv = pack(w.qkv.weight, w.qkv.bias);
+    layer.o = pack(w.o.weight, w.o.bias);
+    layer.gate_up = pack_gate_up(w.gate_up.weight, w.gate_up.bias);
+    layer.down = pack(w.down.weight, w.down.bias);
     layer.attention_norm = copy(w.attention_norm);
     layer.mlp_norm = copy(w.mlp_norm);
     layer.q_norm = copy(w.q_norm);
     layer.k_norm = copy(w.k_norm);
     layers_.push_back(layer);
   }
-  head_ = pack(model.head().weight, model.head().bias, bf16);
+  head_ = pack(model.head().weight, model.head().bias);
   final_norm_ = copy(model.final_norm());
   angles_.resize(config_.ropes.size());
 }
 
 std::shared_ptr<const PackedModel> PackedModel::of(Model& model) {
   return model.cached<PackedModel>(
-      [&] { return std::make_shared<const PackedModel>(model, cpu::kernels()); });
+      [&] { return std::make_shared<const PackedModel>(model, cpu::kernels(), bf16_tiles_work()); });
 }
 
 int64_t PackedModel::bytes_for(const Model& model) {

@@ -17,7 +17,8 @@ struct PackedLayer {
 
 class PackedModel {
  public:
-  PackedModel(const Model& model, const Kernels& kernels);
+  // tiles: bf16 products where the model is bf16 (bf16_tiles.h); otherwise fp32 arithmetic.
+  PackedModel(const Model& model, const Kernels& kernels, bool tiles);
 
   // One per model and weight version, shared by its engines and kept with the model.
   static std::shared_ptr<const PackedModel> of(Model& model);
@@ -37,14 +38,16 @@ class PackedModel {
 
  private:
   float* allocate(int64_t count);
-  PackedWeight pack(const at::Tensor& weight, const at::Tensor& bias, bool bf16);
-  PackedWeight pack_gate_up(const at::Tensor& gate_up, const at::Tensor& bias, bool bf16);
+  PackedWeight pack(const at::Tensor& weight, const at::Tensor& bias);
+  PackedWeight pack_gate_up(const at::Tensor& gate_up, const at::Tensor& bias);
   template <class Row>
-  PackedWeight pack_rows(int64_t out, int64_t in, const at::Tensor& weight, const at::Tensor& bias, bool bf16,
+  PackedWeight pack_rows(int64_t out, int64_t in, const at::Tensor& weight, const at::Tensor& bias,
                          const Row& row_of);
   const float* angle(int64_t rope, int64_t position) const;
 
   const Kernels& kernels_;
+  WeightLayout layout_ = WeightLayout::kFloat;
+  int64_t panel_ = 0;
   ModelConfig config_;
   at::Tensor embedding_;
   int64_t half_dim_ = 0;
