@@ -15,6 +15,7 @@ import {
   readChatTemplate,
 } from './chat-template.js';
 import { Fields, isFile, isObject, type JsonObject, readJsonObject, show } from './json-file.js';
+import { StreamDecoder } from './stream-decoder.js';
 import { SyncEncoder } from './sync-encoder.js';
 
 export interface PromptOptions {
@@ -115,38 +116,6 @@ function largestId(
     );
   for (const { id, content } of added) see(content, id);
   return largest;
-}
-
-/** Turns a growing sequence of ids into text; what it gives concatenates to the decoding of the whole sequence. */
-export class StreamDecoder {
-  readonly #decode: (ids: readonly number[]) => string;
-  #ids: number[] = [];
-  /** Ids before this are context only: their text is out. */
-  #done = 0;
-
-  constructor(decode: (ids: readonly number[]) => string) {
-    this.#decode = decode;
-  }
-
-  /** Text that has become certain; empty while a character is incomplete. */
-  push(id: number): string {
-    this.#ids.push(id);
-    const before = this.#decode(this.#ids.slice(0, this.#done));
-    const text = this.#decode(this.#ids);
-    // A replacement character at the end may be the first bytes of a character still to come.
-    if (text.length <= before.length || text.endsWith('\ufffd')) return '';
-    this.#ids = this.#ids.slice(this.#done);
-    this.#done = this.#ids.length;
-    return text.slice(before.length);
-  }
-
-  /** What is left at the end: bytes that never became a character. */
-  flush(): string {
-    const before = this.#decode(this.#ids.slice(0, this.#done));
-    const text = this.#decode(this.#ids);
-    this.#done = this.#ids.length;
-    return text.slice(before.length);
-  }
 }
 
 export class Tokenizer {

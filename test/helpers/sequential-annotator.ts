@@ -2,11 +2,12 @@
  * The simple annotator, kept as the reference for the scheduling one: one response at a time, every verdict awaited
  * before the next branches are submitted, nothing started before it is known to be needed.
  */
-import { CftError } from '../../lib/errors.js';
-import { Judge, type Judgement } from '../../lib/counterfactual/judge.js';
+
+import { type Judgement, judge } from '../../lib/counterfactual/judge.js';
 import { type Prompt, type RolloutModel, textOf } from '../../lib/counterfactual/rollout-model.js';
 import type { AnnotatedResponse, AnnotationSettings } from '../../lib/counterfactual/rollouts.js';
 import { positionWeight, triesEverything } from '../../lib/counterfactual/rules.js';
+import { CftError } from '../../lib/errors.js';
 import type { Rollout } from '../../lib/model/rollouts.js';
 import type {
   NativeBranch,
@@ -17,47 +18,6 @@ import type {
 import type { AlternativeRecord, Question, ResponseRecord } from '../../lib/types.js';
 import type { DetailedVerifier } from '../../lib/verify/verifier.js';
 
-/** Decoded tokens per branch and native call: the time between two looks at the signal and the progress. */
-const tokensPerStep = 16;
-
-/** Steps an engine until branches finish, looking at the abort signal in between. */
-export class EngineDriver implements Disposable {
-  readonly engine: NativeRolloutEngine;
-  readonly #signal: AbortSignal | undefined;
-  readonly #onTokens: (count: number) => void;
-  readonly #interrupt: () => void;
-
-  constructor(
-    engine: NativeRolloutEngine,
-    { signal, onTokens = () => {} }: { signal?: AbortSignal | undefined; onTokens?: (count: number) => void },
-  ) {
-    this.engine = engine;
-    this.#signal = signal;
-    this.#onTokens = onTokens;
-    this.#interrupt = () => engine.interrupt();
-    signal?.addEventListener('abort', this.#interrupt);
-  }
-
-  /** @throws the signal's reason once it is aborted. */
-  throwIfAborted(): void {
-    this.#signal?.throwIfAborted();
-  }
-
-  /** The branches that finish next, by id; rejects with the signal's reason. Branches must be under way. */
-  async nextFinished(): Promise<NativeBranchResult[]> {
-    for (;;) {
-      this.throwIfAborted();
-      const { finished, decodedTokens } = await this.engine.step(tokensPerStep);
-      this.#onTokens(decodedTokens);
-      if (finished.length > 0) return finished.sort((a, b) => a.id - b.id);
-    }
-  }
-
-  [Symbol.dispose](): void {
-    this.#signal?.removeEventListener('abort', this.#interrupt);
-    this.engine.dispose();
-  }
-}
 /** A counterfactual response before its verdict. */
 interface Counterfactual {
   position: number;
@@ -65,6 +25,15 @@ interface Counterfactual {
   /** Tokens after the alternative, without the end token. */
   continuation: Int32Array;
   ended: boolean;
+  stopped: boolean;
+}
+
+/** The branches that finish next, by id. */
+async function nextFinished(engine: NativeRolloutEngine): Promise<NativeBranchResult[]> {
+  for (;;) {
+    const { finished } = await engine.step(16);
+    if (finished.length > 0) return finished.sort((a, b) => a.id - b.id);
+  }
 }
 
 /** Four decimals, as in the files; never minus zero, which JSON would not keep. */
@@ -80,50 +49,56 @@ function concatenated(...parts: (Int32Array | readonly number[])[]): Int32Array 
   return whole;
 }
 
-export class ResponseAnnotator {
-  readonly #driver: EngineDriver;
-  readonly #model: RolloutModel;
-  readonly #judge: Judge;
+interface Shared {
+  engine: NativeRolloutEngine;
+  model: RolloutModel;
+  verifier: DetailedVerifier;
+  settings: AnnotationSettings;
+  completed?: ((text: string) => boolean) | undefined;
+}
+
+/** Cuts a response after the first token that completes its answer, trying every length. */
+function cutAtAnswer(
+  { model, completed }: Shared,
+  head: ArrayLike<number>,
+  tokenIds: Int32Array,
+): Int32Array | undefined {
+  if (completed === undefined) return undefined;
+  for (let count = 0; count <= tokenIds.length; count++) {
+    const kept = tokenIds.slice(0, count);
+    if (completed(textOf(model, concatenated(Int32Array.from(head), kept)))) return kept;
+  }
+  return undefined;
+}
+
+class SequentialAnnotator {
+  readonly #shared: Shared;
   readonly #settings: AnnotationSettings;
   readonly #question: Question;
   readonly #prompt: Int32Array;
   readonly #response: Rollout;
-  /** Positions that are perturbed: the response, and with `includeEos` its end token. */
   readonly #positions: Int32Array;
   readonly #budget: number;
-  readonly #onVerdict: () => void;
   readonly #alternatives = new Map<number, AlternativeRecord>();
   #scores: NativeTrunk | undefined;
   #decodedTokens = 0;
+  #stoppedRollouts = 0;
 
-  /** @param budget most tokens of a response to this prompt, end token included. */
-  constructor(options: {
-    driver: EngineDriver;
-    model: RolloutModel;
-    judge: Judge;
-    settings: AnnotationSettings;
-    question: Question;
-    prompt: Int32Array;
-    response: Rollout;
-    budget: number;
-    onVerdict: () => void;
-  }) {
-    this.#driver = options.driver;
-    this.#model = options.model;
-    this.#judge = options.judge;
-    this.#settings = options.settings;
-    this.#question = options.question;
-    this.#prompt = options.prompt;
-    this.#response = options.response;
-    this.#budget = options.budget;
-    this.#onVerdict = options.onVerdict;
-    const { tokenIds, endTokenId } = options.response;
-    this.#positions = options.settings.includeEos ? concatenated(tokenIds, [endTokenId]) : tokenIds;
+  constructor(shared: Shared, question: Question, prompt: Prompt, response: Rollout) {
+    this.#shared = shared;
+    this.#settings = shared.settings;
+    this.#question = question;
+    this.#prompt = prompt.tokenIds;
+    this.#budget = prompt.budget;
+    this.#response = response;
+    const { tokenIds, endTokenId } = response;
+    this.#positions =
+      shared.settings.includeEos && endTokenId >= 0 ? concatenated(tokenIds, [endTokenId]) : tokenIds;
   }
 
   async annotate(): Promise<AnnotatedResponse> {
     if (this.#positions.length > 0) {
-      const { engine } = this.#driver;
+      const { engine } = this.#shared;
       const scores = await engine.addTrunk({
         tokenIds: concatenated(this.#prompt, this.#positions),
         scoreFrom: this.#prompt.length,
@@ -177,9 +152,12 @@ export class ResponseAnnotator {
       for (const { position, rank } of wanted) {
         const token = this.#token(position, rank);
         const left = this.#budget - position - 1;
-        const isEnd = this.#model.endTokenIds.includes(token);
-        if (isEnd || left <= 0) {
-          done.push({ position, rank, continuation: new Int32Array(0), ended: isEnd });
+        const isEnd = this.#shared.model.endTokenIds.includes(token);
+        const none = new Int32Array(0);
+        const head = concatenated(this.#positions.subarray(0, position), [token]);
+        const stopped = !isEnd && cutAtAnswer(this.#shared, head, none) !== undefined;
+        if (isEnd || stopped || left <= 0) {
+          done.push({ position, rank, continuation: none, ended: isEnd, stopped });
           continue;
         }
         branches.push({
@@ -193,18 +171,18 @@ export class ResponseAnnotator {
           seed: 0,
         });
       }
-      if (branches.length > 0) this.#driver.engine.submit(branches);
+      if (branches.length > 0) this.#shared.engine.submit(branches);
       underWay += branches.length;
       if (done.length === 0) {
-        for (const { id, tokenIds, endTokenId } of await this.#driver.nextFinished()) {
+        for (const { id, tokenIds, endTokenId } of await nextFinished(this.#shared.engine)) {
           const { k } = this.#settings;
-          done.push({
-            position: Math.floor(id / k),
-            rank: (id % k) + 1,
-            continuation: tokenIds,
-            ended: endTokenId >= 0,
-          });
-          this.#decodedTokens += tokenIds.length;
+          const [position, rank] = [Math.floor(id / k), (id % k) + 1];
+          const head = concatenated(this.#positions.subarray(0, position), [this.#token(position, rank)]);
+          const cut = cutAtAnswer(this.#shared, head, tokenIds);
+          const continuation = cut ?? tokenIds;
+          const stopped = cut !== undefined;
+          done.push({ position, rank, continuation, ended: endTokenId >= 0, stopped });
+          this.#decodedTokens += continuation.length;
           underWay--;
         }
       }
@@ -227,17 +205,20 @@ export class ResponseAnnotator {
     rank,
     continuation,
     ended,
+    stopped,
   }: Counterfactual): Promise<Judgement['verdict']> {
     const { keepRollouts } = this.#settings;
-    const { endTokenIds } = this.#model;
+    const { endTokenIds } = this.#shared.model;
     const token = this.#token(position, rank);
     const kept = this.#positions.subarray(0, position);
     const head = endTokenIds.includes(token) ? kept : concatenated(kept, [token]);
     const whole = concatenated(head, continuation);
-    const text = ended || keepRollouts ? textOf(this.#model, whole) : '';
-    const judgement: Judgement = ended
-      ? await this.#judge.judge(text, this.#question, whole)
-      : { verdict: 'truncated' };
+    const text = ended || stopped || keepRollouts ? textOf(this.#shared.model, whole) : '';
+    const judgement: Judgement =
+      ended || stopped
+        ? await judge(this.#shared.verifier, text, this.#question, whole)
+        : { verdict: 'truncated' };
+    if (stopped) this.#stoppedRollouts++;
     const record: AlternativeRecord = {
       position,
       rank,
@@ -247,13 +228,12 @@ export class ResponseAnnotator {
     };
     if (keepRollouts) {
       // Cut from the whole text: a tokenizer may decode a fragment's first token without its leading space.
-      const start = textOf(this.#model, head);
+      const start = textOf(this.#shared.model, head);
       record.continuation = text.startsWith(start)
         ? text.slice(start.length)
-        : textOf(this.#model, continuation);
+        : textOf(this.#shared.model, continuation);
     }
     this.#alternatives.set(this.#key(position, rank), record);
-    this.#onVerdict();
     return judgement.verdict;
   }
 
@@ -276,7 +256,7 @@ export class ResponseAnnotator {
         id,
         question,
         answer,
-        response: textOf(this.#model, tokenIds),
+        response: textOf(this.#shared.model, tokenIds),
         prompt_token_ids: [...this.#prompt],
         response_token_ids: [...this.#positions],
         end_token_id: endTokenId,
@@ -287,7 +267,57 @@ export class ResponseAnnotator {
       },
       unjudged: weights.filter((weight) => weight === undefined).length,
       rolloutsSaved: allowed - alternatives.length,
+      stoppedRollouts: this.#stoppedRollouts,
       decodedTokens: this.#decodedTokens,
+      wastedTokens: 0,
     };
   }
+}
+
+/** Trunks, verdicts and annotations of questions, in their order. */
+export async function annotateSequentially({
+  questions,
+  prompts,
+  maxBranches,
+  ...given
+}: Omit<Shared, 'engine'> & {
+  questions: readonly Question[];
+  prompts: readonly Prompt[];
+  maxBranches: number;
+}): Promise<{ responses: ResponseRecord[]; annotated: AnnotatedResponse[] }> {
+  const engine = given.model.createEngine({ maxBranches });
+  const shared = { ...given, engine };
+  const responses: ResponseRecord[] = [];
+  const annotated: AnnotatedResponse[] = [];
+  for (const [i, question] of questions.entries()) {
+    const { tokenIds: prompt, budget } = prompts[i]!;
+    const { trunk } = await engine.addTrunk({ tokenIds: prompt, scoreFrom: prompt.length, alternatives: 0 });
+    const plain = { temperature: 0, topP: 1, seed: 0, forcedTokens: new Int32Array(0) };
+    engine.submit([{ id: 0, trunk, length: prompt.length, maxNewTokens: budget, ...plain }]);
+    const [decoded] = await nextFinished(engine);
+    engine.releaseTrunk(trunk);
+    const cut = cutAtAnswer(shared, [], decoded!.tokenIds);
+    const response: Rollout = cut
+      ? { tokenIds: cut, endTokenId: -1, stopped: true }
+      : { tokenIds: decoded!.tokenIds, endTokenId: decoded!.endTokenId };
+    const text = textOf(given.model, response.tokenIds);
+    const ended = response.endTokenId >= 0 || response.stopped === true;
+    const judgement: Judgement = ended
+      ? await judge(given.verifier, text, question, response.tokenIds)
+      : { verdict: 'truncated' };
+    responses.push({
+      id: question.id,
+      question: question.question,
+      answer: question.answer,
+      response: text,
+      prompt_token_ids: [...prompt],
+      response_token_ids: [...response.tokenIds],
+      end_token_id: response.endTokenId,
+      ...judgement,
+    });
+    if (judgement.verdict === 'correct')
+      annotated.push(await new SequentialAnnotator(shared, question, prompts[i]!, response).annotate());
+  }
+  engine.dispose();
+  return { responses, annotated };
 }
