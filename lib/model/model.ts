@@ -39,8 +39,12 @@ export interface StreamedToken {
   text: string;
 }
 
-/** Branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
-export const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
+/** Most branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
+const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
+
+/** Most branches decoded together, from `maxConcurrency`. */
+export const branchesFor = (device: string, maxConcurrency: number | 'auto' = 'auto'): number =>
+  maxConcurrency === 'auto' ? defaultBranches(device) : maxConcurrency;
 
 export class Model implements AsyncDisposable {
   /** The path, hub id or name that it was loaded by. */
@@ -109,7 +113,7 @@ export class Model implements AsyncDisposable {
   async rollouts(
     requests: readonly RolloutRequest[],
     {
-      maxBranches = defaultBranches(this.device),
+      maxBranches = branchesFor(this.device),
       signal,
     }: { maxBranches?: number | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<Rollout[][]> {
@@ -168,7 +172,7 @@ export class Model implements AsyncDisposable {
       }));
       return { tokenIds, branches };
     });
-    const most = checked.maxBranches ?? defaultBranches(this.device);
+    const most = checked.maxBranches ?? branchesFor(this.device);
     const maxBranches = Math.max(1, Math.min(most, prompts.length * n));
     const results = await this.rollouts(requests, { maxBranches, signal });
     return results.map((rollouts) => rollouts.map((rollout) => this.#generation(rollout)));
