@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { type Decoder, Tokenizer as RustTokenizer } from 'tokenizers';
 import { CftError } from '../errors.js';
 import { optionTable } from '../option-table.js';
+import { ByteLevelDecoder, isByteLevel } from './byte-level-decoder.js';
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -127,6 +128,9 @@ export class Tokenizer {
   readonly #added: ReadonlyMap<number, AddedToken>;
   readonly #chatTemplate: ChatTemplate | undefined;
   readonly #place: string;
+  /** Where the decoder is ByteLevel. */
+  readonly #text: ByteLevelDecoder | undefined;
+  readonly #textWithoutSpecial: ByteLevelDecoder | undefined;
   #syncEncoder: SyncEncoder | undefined;
 
   private constructor(
@@ -135,6 +139,7 @@ export class Tokenizer {
     specialTokens: Readonly<Record<string, string>>,
     chatTemplate: ChatTemplate | undefined,
     place: string,
+    byteLevel: boolean,
   ) {
     try {
       this.#rust = RustTokenizer.fromString(json);
@@ -149,6 +154,11 @@ export class Tokenizer {
     this.specialTokens = specialTokens;
     this.#chatTemplate = chatTemplate;
     this.#place = place;
+    if (byteLevel) {
+      const size = this.#rust.getVocabSize(true);
+      this.#text = new ByteLevelDecoder(size, (id) => this.#tokenOf(id, false));
+      this.#textWithoutSpecial = new ByteLevelDecoder(size, (id) => this.#tokenOf(id, true));
+    }
     for (const { id, content } of added) {
       const found = this.#rust.tokenToId(content);
       if (found !== id) {
@@ -188,7 +198,7 @@ export class Tokenizer {
     }
     const specialTokens = readSpecialTokens(folder, config);
     const chatTemplate = readChatTemplate(folder, config, specialTokens);
-    return new Tokenizer(JSON.stringify(json), added, specialTokens, chatTemplate, place);
+    return new Tokenizer(JSON.stringify(json), added, specialTokens, chatTemplate, place, isByteLevel(json));
   }
 
   /** Ids of a text; special tokens written in it are recognised, none are added. Blocks; see encodeBatch. */
@@ -205,14 +215,21 @@ export class Tokenizer {
 
   /** Text of ids, as transformers' `decode` without cleaning up spaces. Ids without a token give no text. */
   decode(ids: Iterable<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const fast = skipSpecialTokens ? this.#textWithoutSpecial : this.#text;
+    if (fast !== undefined) return fast.decode(ids);
     const tokens: string[] = [];
     for (const id of ids) {
-      const added = this.#added.get(id);
-      if (skipSpecialTokens && added?.special) continue;
-      const token = added?.content ?? this.#rust.idToToken(id);
+      const token = this.#tokenOf(id, skipSpecialTokens);
       if (token !== null) tokens.push(token);
     }
     return this.#decoder === null ? tokens.join(' ') : this.#decoder.decode(tokens);
+  }
+
+  /** null for an id without a token, and for a special one that is to be skipped. */
+  #tokenOf(id: number, skipSpecialTokens: boolean): string | null {
+    const added = this.#added.get(id);
+    if (skipSpecialTokens && added?.special) return null;
+    return added?.content ?? this.#rust.idToToken(id);
   }
 
   /** A decoder for one sequence that arrives token by token. */
