@@ -35,6 +35,8 @@ interface JournalTime extends JournalTotals {
 
 type JournalLine = JournalAnnotation | JournalTime;
 
+export type NewAnnotation = Omit<JournalAnnotation, 'type' | keyof JournalTotals>;
+
 export class Journal {
   readonly #file: LinesFile<JournalLine>;
   readonly #onAnnotation: (annotation: JournalAnnotation) => void;
@@ -63,13 +65,18 @@ export class Journal {
     this.#onAnnotation(line);
   }
 
-  #append<T extends JournalLine>(line: Omit<T, keyof JournalTotals>): T {
+  /** In one write; the time and work since the last one go to the first line. */
+  #append<T extends JournalLine>(lines: readonly Omit<T, keyof JournalTotals>[]): T[] {
     const now = performance.now();
-    const whole = { ...line, seconds: (now - this.#last) / 1000, work: this.#fresh } as T;
-    this.#file.append([whole]);
+    const first = { seconds: (now - this.#last) / 1000, work: this.#fresh };
+    const whole = lines.map(
+      (line, i) => ({ ...line, ...(i === 0 ? first : { seconds: 0, work: noWork() }) }) as T,
+    );
+    const before = this.#file.count;
+    this.#file.append(whole);
     this.#last = now;
     this.#fresh = noWork();
-    this.#remember(whole, this.#file.count - 1);
+    for (const [i, line] of whole.entries()) this.#remember(line, before + i);
     return whole;
   }
 
@@ -88,11 +95,13 @@ export class Journal {
   }
 
   addTime(type: JournalTime['type']): void {
-    this.#append<JournalTime>({ type });
+    this.#append<JournalTime>([{ type }]);
   }
 
-  addAnnotation(annotation: Omit<JournalAnnotation, 'type' | keyof JournalTotals>): JournalAnnotation {
-    return this.#append<JournalAnnotation>({ type: 'annotation', ...annotation });
+  addAnnotations(annotations: readonly NewAnnotation[]): JournalAnnotation[] {
+    return this.#append<JournalAnnotation>(
+      annotations.map((annotation) => ({ type: 'annotation', ...annotation })),
+    );
   }
 
   /** The record of an annotated question. */

@@ -81,6 +81,7 @@ export class ResponseAnnotation {
   readonly #positions: Int32Array;
   readonly #everything: boolean;
   #alternatives: Alternatives | undefined;
+  #stopAfter: ReturnType<AnswerStop['along']> | undefined;
   #trunk = -1;
   #records: (AlternativeRecord | undefined)[] = [];
   /** By position: the rank whose verdict is wanted next; with everything tried, the number of verdicts. */
@@ -108,7 +109,7 @@ export class ResponseAnnotation {
 
   /** Prefills the trunk and submits the first branches. */
   async open(): Promise<void> {
-    const { driver, settings } = this.#context;
+    const { driver, settings, stop } = this.#context;
     const { prompt, question } = this.#given;
     const { length } = this.#positions;
     if (length > 0) {
@@ -120,6 +121,7 @@ export class ResponseAnnotation {
       this.#trunk = trunk.trunk;
       const alternatives = new Alternatives(trunk, { id: question.id, ...settings });
       this.#alternatives = alternatives;
+      this.#stopAfter = stop?.along(this.#positions);
       this.#cursor = new Uint8Array(length).fill(2);
       this.#settled = new Uint8Array(length);
       this.#open = length;
@@ -155,7 +157,7 @@ export class ResponseAnnotation {
   }
 
   #start(position: number, rank: number, speculative = false): void {
-    const { stop, draft } = this.#context;
+    const { draft } = this.#context;
     const { prompt, priority } = this.#given;
     const alternatives = this.#alternatives!;
     const token = alternatives.token(position, rank);
@@ -165,7 +167,7 @@ export class ResponseAnnotation {
       else this.#finished(position, rank, rollout);
       this.#flush();
     };
-    const stopAt = stop?.after([...this.#positions.subarray(0, position), token]);
+    const stopAt = this.#stopAfter?.(position, token);
     const known = this.#withoutDecoding(position, token, stopAt);
     if (known !== undefined) {
       onFinished(known);

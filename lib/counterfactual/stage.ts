@@ -13,10 +13,10 @@ import { AnswerStop } from '../model/answer-stop.js';
 import { RolloutDriver } from '../model/rollout-driver.js';
 import type { AnnotationRecord, AnnotationsMeta, Question } from '../types.js';
 import { type Emit, Progress } from './events.js';
-import { Journal } from './journal.js';
+import { Journal, type NewAnnotation } from './journal.js';
 import type { DetailedVerifier } from './judge.js';
 import { type Prompt, type RolloutModel, textOf } from './rollout-model.js';
-import { type AnnotatedResponse, type AnnotationSettings, ResponseAnnotation } from './rollouts.js';
+import { type AnnotationSettings, ResponseAnnotation } from './rollouts.js';
 import { triesEverything } from './rules.js';
 import {
   type AnnotationOrigin,
@@ -28,6 +28,7 @@ import {
   Totals,
 } from './summary.js';
 import { decodeTrunks, Responses } from './trunks.js';
+import { WriteTimer } from './write-timer.js';
 
 export interface AnnotationStageOptions {
   model: RolloutModel;
@@ -59,6 +60,8 @@ export interface AnnotateResult {
 /** Responses under way at once, however slow the verifier: each holds the keys and values of its trunk. */
 const mostOpen = (maxBranches: number): number => Math.max(8, 2 * maxBranches);
 
+const writeEvery = 200; // ms
+
 /** Work on a response grows with the square of its length: T rollouts of T / 2 tokens. */
 const workOf = (tokens: number): number => (tokens + 1) ** 2;
 
@@ -69,6 +72,8 @@ class AnnotationStage {
   readonly #journal: Journal;
   readonly #responses: Responses;
   readonly #stop: AnswerStop | undefined;
+  /** Finished responses that are not in the journal yet. */
+  #unwritten: NewAnnotation[] = [];
 
   constructor(options: AnnotationStageOptions, emit: Emit) {
     this.#options = options;
@@ -164,6 +169,11 @@ class AnnotationStage {
       signal,
       onStep: (count) => progress.addTokens(count),
     });
+    const writing = new WriteTimer(
+      writeEvery,
+      () => this.#write(),
+      (error) => driver.fail(error),
+    );
     const context = { driver, model, verifier, settings, draft, stop: this.#stop };
     const underWay = new Set<ResponseAnnotation>();
     const counted = { drafted: 0, accepted: 0 };
@@ -196,7 +206,15 @@ class AnnotationStage {
           });
           counted.drafted = draftedTokens;
           counted.accepted = acceptedTokens;
-          this.#write(index, annotated);
+          this.#unwritten.push({
+            index,
+            record: annotated.record,
+            unjudged: annotated.unjudged,
+            rollouts_saved: annotated.rolloutsSaved,
+            stopped_rollouts: annotated.stoppedRollouts,
+            decoded_tokens: annotated.decodedTokens,
+          });
+          writing.soon();
           doneWork += workOf(tokens) - credited;
           progress.at(this.#journal.annotated, doneWork / totalWork);
         },
@@ -223,32 +241,30 @@ class AnnotationStage {
       );
     } finally {
       engine.dispose();
+      writing.now();
     }
   }
 
-  #write(index: number, annotated: AnnotatedResponse): void {
-    const { record, unjudged, rolloutsSaved, stoppedRollouts, decodedTokens } = annotated;
-    const { seconds } = this.#journal.addAnnotation({
-      index,
-      record,
-      unjudged,
-      rollouts_saved: rolloutsSaved,
-      stopped_rollouts: stoppedRollouts,
-      decoded_tokens: decodedTokens,
-    });
-    const tokens = record.response_token_ids.length;
-    const critical = criticalTokens(record);
-    this.#emit({
-      type: 'response',
-      index,
-      id: record.id,
-      tokens,
-      criticalTokens: critical,
-      criticalShare: share(critical, tokens),
-      rollouts: record.rollouts,
-      decodedTokens,
-      seconds,
-    });
+  /** Puts finished responses on disk. */
+  #write(): void {
+    const lines = this.#unwritten;
+    this.#unwritten = [];
+    if (lines.length === 0) return;
+    for (const { index, record, decoded_tokens, seconds } of this.#journal.addAnnotations(lines)) {
+      const tokens = record.response_token_ids.length;
+      const critical = criticalTokens(record);
+      this.#emit({
+        type: 'response',
+        index,
+        id: record.id,
+        tokens,
+        criticalTokens: critical,
+        criticalShare: share(critical, tokens),
+        rollouts: record.rollouts,
+        decodedTokens: decoded_tokens,
+        seconds,
+      });
+    }
   }
 
   #noSignal(): CftError {
@@ -317,7 +333,8 @@ export async function finishedAnnotations(
 }
 
 /**
- * Annotates, or continues to. What is finished is on disk: trunks after at most a second, responses at once.
+ * Annotates, or continues to. What is finished is on disk: trunks after a second at most, annotations
+ * after a fifth of one.
  * @throws CftError ERR_CFT_NO_SIGNAL where no response is correct (responses.jsonl is written), ERR_CFT_VERIFIER,
  *   ERR_CFT_IO; the signal's reason when it is aborted.
  */

@@ -9,6 +9,7 @@ import type { NativeRolloutEngine } from '../native/binding.js';
 import type { Question, ResponseRecord } from '../types.js';
 import { type DetailedVerifier, type Judgement, judge } from './judge.js';
 import { type Prompt, type RolloutModel, textOf } from './rollout-model.js';
+import { WriteTimer } from './write-timer.js';
 
 /** responses.jsonl, with what must be known of each response at all times. */
 export class Responses {
@@ -46,8 +47,7 @@ export class Responses {
   }
 }
 
-/** A sync a second costs nothing, and a kill costs a second. */
-const flushEvery = 1000; // ms
+const writeEvery = 500; // ms
 
 export interface TrunkOptions {
   engine: NativeRolloutEngine;
@@ -72,7 +72,6 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
   const driver = new RolloutDriver(engine, { maxBranches, signal, onStep: options.onTokens });
   /** Finished ones that are not written. */
   const finished = new Map<number, ResponseRecord>();
-  let written = performance.now();
 
   const write = (): void => {
     const first = responses.count;
@@ -81,12 +80,11 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
       records.push(finished.get(i)!);
       finished.delete(i);
     }
-    if (records.length > 0) {
-      responses.append(records);
-      options.onWritten(first, records);
-    }
-    written = performance.now();
+    if (records.length === 0) return;
+    responses.append(records);
+    options.onWritten(first, records);
   };
+  const writing = new WriteTimer(writeEvery, write, (error) => driver.fail(error));
 
   const judged = (index: number, { tokenIds, endTokenId }: Rollout, text: string, judgement: Judgement) => {
     const { id, question, answer } = questions[index]!;
@@ -100,7 +98,7 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
       end_token_id: endTokenId,
       ...judgement,
     });
-    if (performance.now() - written > flushEvery) write();
+    writing.soon();
   };
 
   const open = async (index: number): Promise<void> => {
@@ -116,7 +114,7 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
         topP: 1,
         seed: 0,
         priority: index,
-        stopAt: stop?.after([]),
+        stopAt: stop?.whole(),
         onFinished: (rollout) => {
           driver.releaseTrunk(trunk);
           options.onDecoded();
@@ -136,6 +134,6 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
   try {
     await driver.run(() => (next < questions.length ? open(next++) : undefined));
   } finally {
-    write();
+    writing.now();
   }
 }

@@ -156,7 +156,7 @@ class EvalStage<S extends string> {
       await runRollouts(engine, requests, {
         maxBranches,
         signal,
-        stopAt: stop && (() => stop.after([])),
+        stopAt: stop && (() => stop.whole()),
         onFinished: (request, branch, rollout) => {
           const job = jobs[request]!;
           return this.#finish(job, job.samples[branch]!, rollout);

@@ -2,6 +2,12 @@
 import type { StopAt } from './rollout-driver.js';
 import { StreamDecoder } from './stream-decoder.js';
 
+/** A response that is decoded as it grows. */
+interface GrowingText {
+  decoder: StreamDecoder;
+  text: string;
+}
+
 export class AnswerStop {
   readonly #textOf: (tokenIds: readonly number[]) => string;
   readonly #completed: (text: string) => boolean;
@@ -15,24 +21,47 @@ export class AnswerStop {
     this.#completed = completed;
   }
 
-  /** @param head tokens of the response before those that are looked at. */
-  after(head: readonly number[]): StopAt {
+  /** For a response from its start. */
+  whole(): StopAt {
+    return this.#stopAt([], { decoder: new StreamDecoder(this.#textOf), text: '' });
+  }
+
+  /** For responses that leave this one; each of its tokens is turned into text only once. */
+  along(tokenIds: Int32Array): (position: number, alternative: number) => StopAt {
     const decoder = new StreamDecoder(this.#textOf);
-    let text = decoder.push(...head);
-    let seen = 0;
-    return (tokenIds) => {
-      text += decoder.push(...tokenIds.slice(seen));
-      seen = tokenIds.length;
-      return this.#completed(text) ? this.#fewest(head, tokenIds) : undefined;
+    const places: GrowingText[] = [{ decoder: decoder.copy(), text: '' }];
+    for (const id of tokenIds) {
+      const text = places.at(-1)!.text + decoder.push(id);
+      places.push({ decoder: decoder.copy(), text });
+    }
+    return (position, alternative) => {
+      const place = places[position]!;
+      const after = place.decoder.copy();
+      const text = place.text + after.push(alternative);
+      return this.#stopAt([...tokenIds.subarray(0, position), alternative], { decoder: after, text });
     };
   }
 
-  /** The fewest tokens that hold the answer, whenever and with how many more it was noticed. */
-  #fewest(head: readonly number[], tokenIds: readonly number[]): number | undefined {
+  #stopAt(head: readonly number[], { decoder, text: start }: GrowingText): StopAt {
+    let text = start;
+    let seen = 0;
+    return (tokenIds) => {
+      const before = seen;
+      seen = tokenIds.length;
+      text += decoder.push(...tokenIds.slice(before));
+      return this.#completed(text) ? this.#fewest(head, tokenIds, before) : undefined;
+    };
+  }
+
+  /**
+   * The fewest tokens that hold the answer, whenever and with how many more it was noticed.
+   * @param before most likely fewer than needed.
+   */
+  #fewest(head: readonly number[], tokenIds: readonly number[], before: number): number | undefined {
     const enough = (count: number): boolean =>
       this.#completed(this.#textOf([...head, ...tokenIds.slice(0, count)]));
     if (!enough(tokenIds.length)) return undefined;
-    let [low, high] = [0, tokenIds.length];
+    let [low, high] = enough(before) ? [0, before] : [before + 1, tokenIds.length];
     while (low < high) {
       const middle = (low + high) >> 1;
       if (enough(middle)) high = middle;

@@ -9,6 +9,14 @@ export class StreamDecoder {
     this.#decode = decode;
   }
 
+  /** One that goes on from here on its own. */
+  copy(): StreamDecoder {
+    const copy = new StreamDecoder(this.#decode);
+    copy.#ids = [...this.#ids];
+    copy.#done = this.#done;
+    return copy;
+  }
+
   /** Text that has become certain; empty while a character is incomplete. */
   push(...ids: readonly number[]): string {
     if (ids.length === 0) return '';

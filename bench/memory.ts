@@ -1,0 +1,69 @@
+/**
+ * Whether memory stays flat over a long annotation: resident memory of this process after the first 500 responses and
+ * at the end. Questions repeat; the model is the tiny one of the tests.
+ *   npx tsx bench/memory.ts [--responses 10000] [--model test/fixtures/annotation/llama]
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { annotate } from '../lib/counterfactual/annotate.js';
+
+const { values } = parseArgs({
+  options: {
+    responses: { type: 'string', default: '10000' },
+    model: { type: 'string', default: 'test/fixtures/annotation/llama' },
+    tokens: { type: 'string', default: '24' },
+  },
+});
+const count = Number(values.responses);
+const first = 500;
+const every = Math.max(first, Math.floor(count / 20));
+const output = mkdtempSync(join(tmpdir(), 'cft-memory-'));
+const megabytes = (bytes: number): number => Math.round(bytes / 104857.6) / 10;
+
+const print = (row: object): void => console.log(JSON.stringify(row));
+let done = 0;
+let afterFirst = 0;
+let most = 0;
+
+const run = annotate({
+  model: values.model,
+  device: 'cpu',
+  threads: 1,
+  data: Array.from({ length: count }, (_, i) => ({
+    id: `q${i}`,
+    question: `what is ${(i * 37) % 1009}?`,
+    answer: '0',
+  })),
+  system: '',
+  userTemplate: '{question}',
+  maxNewTokens: Number(values.tokens),
+  // Every response is annotated, and about half of the rollouts are wrong.
+  verifier: (text, { tokenIds }) => tokenIds.length === 0 || text.length % 2 === 0 || done === 0,
+  truncated: 'incorrect',
+  output,
+});
+for await (const event of run) {
+  if (event.type === 'stage')
+    print({ stage: event.stage, total: event.total, rss_mb: megabytes(process.memoryUsage.rss()) });
+  if (event.type !== 'response') continue;
+  done++;
+  const rss = process.memoryUsage.rss();
+  if (done === first) afterFirst = rss;
+  if (done > first) most = Math.max(most, rss);
+  if (done === first || done % every === 0) print({ responses: done, rss_mb: megabytes(rss) });
+}
+const { summary } = await run;
+rmSync(output, { recursive: true });
+print({
+  case: 'memory',
+  model: values.model,
+  responses: done,
+  rollouts: summary.rollouts,
+  seconds: Math.round(summary.seconds),
+  rss_mb_after_500: megabytes(afterFirst),
+  rss_mb_most_after: megabytes(most),
+  rss_mb_end: megabytes(process.memoryUsage.rss()),
+  growth: Math.round((1000 * (most - afterFirst)) / afterFirst) / 1000,
+});
