@@ -23,6 +23,7 @@ const output = mkdtempSync(join(tmpdir(), 'cft-memory-'));
 const megabytes = (bytes: number): number => Math.round(bytes / 104857.6) / 10;
 
 const print = (row: object): void => console.log(JSON.stringify(row));
+const judged = new Uint8Array(count);
 let done = 0;
 let afterFirst = 0;
 let most = 0;
@@ -39,9 +40,13 @@ const run = annotate({
   system: '',
   userTemplate: '{question}',
   maxNewTokens: Number(values.tokens),
-  // Every response is annotated, and about half of the rollouts are wrong.
-  verifier: (text, { tokenIds }) => tokenIds.length === 0 || text.length % 2 === 0 || done === 0,
-  truncated: 'incorrect',
+  // Every response that ends is annotated, and about half of the rollouts are wrong.
+  verifier: (text, { id }) => {
+    const index = Number(id.slice(1));
+    const isTrunk = judged[index] === 0;
+    judged[index] = 1;
+    return isTrunk || text.length % 2 === 0;
+  },
   output,
 });
 for await (const event of run) {

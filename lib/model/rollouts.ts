@@ -33,12 +33,16 @@ export interface RolloutRequest {
   branches: readonly RolloutBranch[];
 }
 
-/** A rollout and where it belongs. */
-export interface FinishedRollout extends Rollout {
-  type: 'rollout';
-  request: number;
+/** Which branch of its request, and which sample of that. */
+interface SamplePlace {
   branch: number;
   sample: number;
+}
+
+/** A rollout and where it belongs. */
+export interface FinishedRollout extends Rollout, SamplePlace {
+  type: 'rollout';
+  request: number;
 }
 
 /**
@@ -100,7 +104,9 @@ export async function runRollouts(
   }: {
     maxBranches: number;
     signal?: AbortSignal | undefined;
-    onFinished?: ((request: number, index: number, rollout: Rollout) => unknown) | undefined;
+    onFinished?:
+      | ((request: number, index: number, rollout: Rollout, place: SamplePlace) => unknown)
+      | undefined;
     stopAt?: (() => StopAt) | undefined;
   },
 ): Promise<Rollout[][]> {
@@ -110,15 +116,15 @@ export async function runRollouts(
 
   const add = async (request: number): Promise<void> => {
     const { tokenIds, branches } = requests[request]!;
-    const samples = branches.flatMap((branch) =>
-      Array.from({ length: branch.n ?? 1 }, (_, sample) => ({ branch, sample })),
+    const samples = branches.flatMap((branch, place) =>
+      Array.from({ length: branch.n ?? 1 }, (_, sample) => ({ branch, place, sample })),
     );
     if (samples.length === 0) return;
     const ids = Int32Array.from(tokenIds);
     const { trunk } = await driver.addTrunk({ tokenIds: ids, scoreFrom: ids.length, alternatives: 0 });
     let left = samples.length;
     driver.submit(
-      samples.map(({ branch, sample }, index) => ({
+      samples.map(({ branch, place, sample }, index) => ({
         trunk,
         length: branch.length ?? ids.length,
         forcedTokens: Int32Array.from(branch.forcedTokens ?? []),
@@ -132,7 +138,7 @@ export async function runRollouts(
           results[request]![index] = rollout;
           if (--left === 0) driver.releaseTrunk(trunk);
           driver.track(
-            () => onFinished(request, index, rollout),
+            () => onFinished(request, index, rollout, { branch: place, sample }),
             () => {},
           );
         },
