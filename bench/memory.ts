@@ -1,12 +1,15 @@
 /**
  * Whether memory stays flat over a long annotation: resident memory of this process after the first 500 responses and
- * at the end. Questions repeat; the model is the tiny one of the tests.
+ * later on, each time after a collection of garbage (between two of them it swings by a tenth or so). Questions repeat;
+ * the model is the tiny one of the tests.
  *   npx tsx bench/memory.ts [--responses 10000] [--model test/fixtures/annotation/llama]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { annotate } from '../lib/counterfactual/annotate.js';
 
 const { values } = parseArgs({
@@ -18,8 +21,14 @@ const { values } = parseArgs({
 });
 const count = Number(values.responses);
 const first = 500;
-const every = Math.max(first, Math.floor(count / 20));
+const every = Math.max(first, Math.floor(count / 40));
 const output = mkdtempSync(join(tmpdir(), 'cft-memory-'));
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
+const residentMemory = (): number => {
+  collectGarbage();
+  return process.memoryUsage.rss();
+};
 const megabytes = (bytes: number): number => Math.round(bytes / 104857.6) / 10;
 
 const print = (row: object): void => console.log(JSON.stringify(row));
@@ -54,10 +63,11 @@ for await (const event of run) {
     print({ stage: event.stage, total: event.total, rss_mb: megabytes(process.memoryUsage.rss()) });
   if (event.type !== 'response') continue;
   done++;
-  const rss = process.memoryUsage.rss();
+  if (done !== first && done % every !== 0) continue;
+  const rss = residentMemory();
   if (done === first) afterFirst = rss;
   if (done > first) most = Math.max(most, rss);
-  if (done === first || done % every === 0) print({ responses: done, rss_mb: megabytes(rss) });
+  print({ responses: done, rss_mb: megabytes(rss), heap_mb: megabytes(process.memoryUsage().heapUsed) });
 }
 const { summary } = await run;
 rmSync(output, { recursive: true });
@@ -69,6 +79,6 @@ print({
   seconds: Math.round(summary.seconds),
   rss_mb_after_500: megabytes(afterFirst),
   rss_mb_most_after: megabytes(most),
-  rss_mb_end: megabytes(process.memoryUsage.rss()),
+  rss_mb_end: megabytes(residentMemory()),
   growth: Math.round((1000 * (most - afterFirst)) / afterFirst) / 1000,
 });
