@@ -60,7 +60,7 @@ export interface AnnotateResult {
 /** Responses under way at once, however slow the verifier: each holds the keys and values of its trunk. */
 const mostOpen = (maxBranches: number): number => Math.max(8, 2 * maxBranches);
 
-const writeEvery = 200; // ms
+const writeEvery = 100; // ms
 
 /** Work on a response grows with the square of its length: T rollouts of T / 2 tokens. */
 const workOf = (tokens: number): number => (tokens + 1) ** 2;
@@ -334,7 +334,7 @@ export async function finishedAnnotations(
 
 /**
  * Annotates, or continues to. What is finished is on disk: trunks after a second at most, annotations
- * after a fifth of one.
+ * after a tenth of one.
  * @throws CftError ERR_CFT_NO_SIGNAL where no response is correct (responses.jsonl is written), ERR_CFT_VERIFIER,
  *   ERR_CFT_IO; the signal's reason when it is aborted.
  */
