@@ -165,13 +165,14 @@ function* wholeLines(path: string): Generator<{ text: string; end: number }> {
 }
 
 /**
- * Reads a file that appendLines made, after a crash or not: a torn last line is dropped, from the file too, so that
- * the next append starts a line of its own. A missing file has no lines.
+ * Reads a file that appendLines made, after a crash or not, a value at a time: a torn last line is dropped, from the
+ * file too, so that the next append starts a line of its own. A missing file has no lines.
+ * @param onValue gets the value of each line and the offset after it.
  * @throws CftError ERR_CFT_BAD_DATA where a line before the last is damaged, ERR_CFT_IO where reading fails.
  */
-export function recoverJsonLines<T>(path: string): T[] {
-  return guarded('reading', path, () => {
-    const values: T[] = [];
+export function recoverLines<T>(path: string, onValue: (value: T, end: number) => void): void {
+  guarded('reading', path, () => {
+    let lines = 0;
     let good = 0; // bytes up to the last line that parsed
     let damaged = 0; // number of the first line that did not
     for (const { text, end } of wholeLines(path)) {
@@ -181,16 +182,81 @@ export function recoverJsonLines<T>(path: string): T[] {
           `${path}, line ${damaged}: expected JSON, found a damaged line`,
         );
       }
+      lines++;
+      let value: T;
       try {
-        values.push(JSON.parse(text) as T);
-        good = end;
+        value = JSON.parse(text) as T;
       } catch {
-        damaged = values.length + 1;
+        damaged = lines;
+        continue;
       }
+      good = end;
+      onValue(value, end);
     }
     cutFile(path, good);
-    return values;
   });
+}
+
+/** All values of such a file, see recoverLines. */
+export function recoverJsonLines<T>(path: string): T[] {
+  const values: T[] = [];
+  recoverLines<T>(path, (value) => values.push(value));
+  return values;
+}
+
+/** The values of the whole lines of a file of ours, at once and without changing it; none where it is missing. */
+export function readJsonLinesSync<T>(path: string): T[] {
+  return guarded('reading', path, () => Array.from(wholeLines(path), ({ text }) => JSON.parse(text) as T));
+}
+
+/**
+ * A file of JSON lines that grows and is read back a line at a time, so that what is done need not stay in memory.
+ * Only the offsets of the lines do.
+ */
+export class LinesFile<T> {
+  readonly path: string;
+  readonly #ends: number[] = [];
+
+  /**
+   * Takes up what an earlier run left at `path`, see recoverLines.
+   * @param onValue gets the value of each line and its number, from 0.
+   */
+  constructor(path: string, onValue: (value: T, line: number) => void = () => {}) {
+    this.path = path;
+    recoverLines<T>(path, (value, end) => onValue(value, this.#ends.push(end) - 1));
+  }
+
+  get count(): number {
+    return this.#ends.length;
+  }
+
+  /** Appends and syncs. @throws CftError ERR_CFT_IO, see appendLines. */
+  append(values: readonly T[]): void {
+    const lines = values.map((value) => JSON.stringify(value));
+    appendLines(this.path, lines);
+    for (const line of lines) this.#ends.push((this.#ends.at(-1) ?? 0) + Buffer.byteLength(line) + 1);
+  }
+
+  /** The value of a line, from 0. */
+  read(line: number): T {
+    const start = line === 0 ? 0 : this.#ends[line - 1]!;
+    const bytes = Buffer.allocUnsafe(this.#ends[line]! - start);
+    return guarded('reading', this.path, () => {
+      const descriptor = openSync(this.path, 'r');
+      try {
+        readSync(descriptor, bytes, 0, bytes.length, start);
+      } finally {
+        closeSync(descriptor);
+      }
+      return JSON.parse(bytes.toString('utf8')) as T;
+    });
+  }
+
+  /** Deletes the file. */
+  remove(): void {
+    rmSync(this.path, { force: true });
+    this.#ends.length = 0;
+  }
 }
 
 /** Shortens a file to `size` bytes where it is longer. */

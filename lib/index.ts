@@ -3,7 +3,7 @@
  * does. docs/ describes the method, the files and every function.
  */
 export { type AnnotateOptions, annotate } from './counterfactual/annotate.js';
-export type { AnnotateEvent } from './counterfactual/events.js';
+export type { AnnotateEvent, Savings } from './counterfactual/events.js';
 export type { AnnotateResult } from './counterfactual/stage.js';
 export type { AnnotationSummary } from './counterfactual/summary.js';
 export type { QuestionInput, QuestionSource } from './data/questions.js';
@@ -19,7 +19,8 @@ export type { Prediction } from './eval/predictions.js';
 export type { EvalSummary } from './eval/summary.js';
 export type { GenerateOptions, Generation } from './model/generation.js';
 export { type LoadEvent, type LoadOptions, loadModel } from './model/load.js';
-export type { Model, StreamedToken } from './model/model.js';
+export type { Model, RolloutsOptions, StreamedToken } from './model/model.js';
+export type { FinishedRollout, Rollout, RolloutBranch, RolloutRequest } from './model/rollouts.js';
 export type { Tokenizer } from './model/tokenizer.js';
 export type { Run } from './run.js';
 export type { StrategyName } from './strategies/names.js';

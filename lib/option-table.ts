@@ -129,7 +129,13 @@ const decoding = {
     default: 'auto',
     min: 1,
     max: 65536,
-    describe: 'Branches decoded together',
+    describe: 'Most branches decoded together; auto: what suits the device',
+  },
+  stopAtAnswer: {
+    kind: 'boolean',
+    on: data,
+    default: false,
+    describe: 'End responses at their first complete answer, which then decides the verdict',
   },
   samples: {
     kind: 'integer',
@@ -200,6 +206,11 @@ const annotation = {
     on: rollouts,
     default: true,
     describe: 'Try rank r + 1 only where rank r failed; --no-waves tries all at once',
+  },
+  draft: {
+    kind: 'boolean',
+    on: rollouts,
+    describe: "Let rollouts verify tokens of their own response as a draft (default: the engine's choice)",
   },
   keepRollouts: {
     kind: 'boolean',

@@ -18,7 +18,14 @@ export interface VerifierContext {
 }
 
 /** Decides whether a response is right. `text` has no special tokens. */
-export type Verifier = (text: string, context: VerifierContext) => boolean | Promise<boolean>;
+export interface Verifier {
+  (text: string, context: VerifierContext): boolean | Promise<boolean>;
+  /**
+   * Whether a response has its whole answer, so that `stopAtAnswer` may end it there. Once true for a text it must be
+   * true for every longer one.
+   */
+  completed?: ((text: string) => boolean) | undefined;
+}
 
 /** Result of `verify(prediction, answer)`. */
 export interface Verification {
@@ -102,6 +109,13 @@ export interface AnnotationsMeta {
   rollouts_saved: number;
   /** Share of the rank-2 rollouts that were correct. */
   p2: number;
+  /** Responses and recorded rollouts that were ended where their answer was complete. */
+  stopped_responses: number;
+  stopped_rollouts: number;
+  /** Draft tokens tried and accepted; tokens of rollouts started early that turned out needless. These depend on timing. */
+  drafted_tokens: number;
+  accepted_tokens: number;
+  wasted_tokens: number;
   decoded_tokens: number;
   seconds: number;
   cft_native: string;

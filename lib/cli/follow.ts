@@ -48,9 +48,12 @@ export async function follow<Event extends AnyEvent, Result>(
     }
     const result = await run;
     if (context.json) {
-      // Records and predictions are on disk, and too long for a line.
-      const { annotations: _, predictions: __, ...rest } = result as Record<string, unknown>;
-      printJson({ type: 'result', ...rest });
+      // Records and predictions are on disk, and too long for a line; looking at the records would even read them.
+      const names = Object.keys(result as object).filter(
+        (name) => name !== 'annotations' && name !== 'predictions',
+      );
+      const rest = names.map((name) => [name, (result as Record<string, unknown>)[name]]);
+      printJson({ type: 'result', ...Object.fromEntries(rest) });
     }
     return result;
   } catch (error) {

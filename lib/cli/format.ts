@@ -14,6 +14,25 @@ export function duration(seconds: number): string {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
+/** What each technique of annotation did; empty where none did anything. */
+export function savingsText(savings: {
+  rolloutsSaved: number;
+  acceptedTokens: number;
+  stoppedRollouts: number;
+  wastedTokens: number;
+}): string {
+  const parts: [number, string][] = [
+    [savings.rolloutsSaved, 'rollouts saved by waves'],
+    [savings.acceptedTokens, 'tokens from drafts'],
+    [savings.stoppedRollouts, 'rollouts stopped at their answer'],
+    [savings.wastedTokens, 'tokens of speculation wasted'],
+  ];
+  return parts
+    .filter(([value]) => value > 0)
+    .map(([value, what]) => `${count(value)} ${what}`)
+    .join(', ');
+}
+
 /** Rows of cells as aligned columns; the first column is aligned to the left, the others to the right. */
 export function textTable(rows: readonly (readonly string[])[]): string {
   const columns = Math.max(...rows.map((row) => row.length));

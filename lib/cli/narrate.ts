@@ -1,6 +1,6 @@
 /** Tells a run's events on a view. The commands' events share their shapes, so one narrator serves them all. */
 import type { AnnotateEvent, EvaluateEvent, TrainEvent } from '../index.js';
-import { count, duration, percent, shortPath } from './format.js';
+import { count, duration, percent, savingsText, shortPath } from './format.js';
 import type { View } from './view.js';
 
 export type AnyEvent = AnnotateEvent | EvaluateEvent | TrainEvent;
@@ -59,7 +59,9 @@ export class Narrator {
         if (event.stage !== 'report') this.#view.start(stages[event.stage] ?? event.stage);
         break;
       case 'progress':
-        this.#view.progress(event);
+        this.#view.progress(
+          'savings' in event && event.savings ? { ...event, note: savingsText(event.savings) } : event,
+        );
         break;
       case 'trunk':
         this.#trunks.done++;

@@ -1,7 +1,7 @@
 /** What a training run ends with on standard output. */
 import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
 import { describeComparison } from '../report/report.js';
-import { count, duration, percent, shellQuoted, shortPath, textTable } from './format.js';
+import { count, duration, percent, savingsText, shellQuoted, shortPath, textTable } from './format.js';
 
 const cells = (summary: EvalSummary | undefined): string[] =>
   summary === undefined
@@ -52,6 +52,7 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
       `annotation   ${count(annotation.correct)} of ${count(annotation.questions)} responses correct, ` +
         `${percent(annotation.criticalShare)} of ${count(annotation.tokens)} tokens critical, ` +
         `${count(annotation.rollouts)} rollouts, ${count(annotation.tokensPerSecond)} decoded tokens/s`,
+      `saved        ${savingsText(annotation) || 'nothing'} (rank 2 correct at ${percent(annotation.p2)})`,
     );
   }
   lines.push(

@@ -11,6 +11,8 @@ export interface ProgressState {
   share: number;
   tokensPerSecond: number;
   secondsLeft?: number | undefined;
+  /** What the techniques saved so far, in words. */
+  note?: string | undefined;
 }
 
 /** Where a view writes: standard error, or a stand-in in tests. */
@@ -54,9 +56,10 @@ export class View {
     if (!this.#stream.isTTY) this.line(`${title} ...`);
   }
 
-  progress({ done, total, share, tokensPerSecond, secondsLeft }: ProgressState): void {
+  progress({ done, total, share, tokensPerSecond, secondsLeft, note }: ProgressState): void {
     const rest = secondsLeft === undefined ? '' : `, ${duration(secondsLeft)} left`;
-    const figures = `${count(done)}/${count(total)}, ${count(tokensPerSecond)} tokens/s${rest}`;
+    const more = note ? `, ${note}` : '';
+    const figures = `${count(done)}/${count(total)}, ${count(tokensPerSecond)} tokens/s${rest}${more}`;
     const share100 = `${Math.floor(100 * share)} %`.padStart(5);
     if (this.#stream.isTTY) {
       const columns = this.#stream.columns ?? 80;

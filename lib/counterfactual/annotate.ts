@@ -2,13 +2,13 @@
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
-import { defaultBranches, type Model } from '../model/model.js';
+import { branchesFor, type Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
 import type { Question, Verifier } from '../types.js';
-import { createVerifier } from '../verify/verifier.js';
+import { completionOf, createVerifier } from '../verify/verifier.js';
 import type { AnnotateEvent, Emit } from './events.js';
 import type { DetailedVerifier } from './judge.js';
 import { promptsOf } from './rollout-model.js';
@@ -41,6 +41,8 @@ export type AnnotationOptions = Pick<
   | 'minAlternativeProb'
   | 'waves'
   | 'keepRollouts'
+  | 'draft'
+  | 'stopAtAnswer'
   | 'maxConcurrency'
   | 'system'
   | 'userTemplate'
@@ -66,9 +68,8 @@ export async function annotationStageOptions({
   folder: RunFolder;
   signal?: AbortSignal | undefined;
 }): Promise<AnnotationStageOptions> {
-  const maxBranches =
-    options.maxConcurrency === 'auto' ? defaultBranches(model.device) : options.maxConcurrency;
-  const { maxConcurrency: _, verifier: verifierName, ...given } = options;
+  const maxBranches = branchesFor(model.device, options.maxConcurrency);
+  const { maxConcurrency: _, verifier: verifierName, draft, stopAtAnswer, ...given } = options;
   const settings = {
     maxNewTokens: given.maxNewTokens,
     k: given.k,
@@ -88,6 +89,10 @@ export async function annotationStageOptions({
     verifier,
     settings,
     maxBranches,
+    // The engine drafts where it has rows to spare; --no-draft forbids it.
+    draft: draft ?? true,
+    speculate: speculates(model.device),
+    completed: completionOf(verifier, options),
     file: (name) => folder.file(name),
     origin: {
       model: {
@@ -95,13 +100,27 @@ export async function annotationStageOptions({
         weightsSha256: await model.weightsSha256(),
         tokenizerSha256: model.tokenizerSha256(),
       },
-      options: { ...settings, maxConcurrency: maxBranches, system, userTemplate, verifier: verifierName },
+      options: {
+        ...settings,
+        draft: draft ?? 'auto',
+        stopAtAnswer,
+        maxConcurrency: maxBranches,
+        system,
+        userTemplate,
+        verifier: verifierName,
+      },
       libtorch: model.addon.info().libtorch,
       device: model.device,
     },
     signal,
   };
 }
+
+/**
+ * Where slots that idle cost next to nothing. On a CPU a row more makes the step longer, and the one that turns out
+ * needless was paid in full (docs/decisions/0005).
+ */
+const speculates = (device: string): boolean => device !== 'cpu';
 
 /** What options are recorded as that a program handed over in place of a name. */
 const inMemory = '(in memory)';
@@ -146,6 +165,7 @@ async function work(given: AnnotateOptions, emit: Emit): Promise<AnnotateResult>
   signal?.throwIfAborted();
   const options = resolve(given);
   const verifier = await createVerifier(given.verifier ?? options.verifier);
+  completionOf(verifier, options); // refused before any work
   using folder = RunFolder.open(options.output ?? defaultRunFolder(), { resume: options.resume });
   const questions = await readQuestions(given.data ?? (options.data as string), {
     questionField: options.questionField,

@@ -4,6 +4,12 @@ import type { AnnotationSummary } from './summary.js';
 
 export type AnnotateStage = 'trunks' | 'rollouts';
 
+/** What each technique did so far, in the whole run. */
+export type Savings = Pick<
+  AnnotationSummary,
+  'rolloutsSaved' | 'acceptedTokens' | 'stoppedRollouts' | 'wastedTokens'
+>;
+
 export type AnnotateEvent =
   | {
       type: 'start';
@@ -12,14 +18,14 @@ export type AnnotateEvent =
       questions: number;
       /** What an earlier, interrupted run left finished. */
       resumed: { responses: number; annotations: number };
-      /** Branches decoded together. */
+      /** Most branches decoded together. */
       maxBranches: number;
     }
   /** `total` counts questions in `trunks`, correct responses in `rollouts`. */
   | { type: 'stage'; stage: AnnotateStage; total: number }
-  /** One question has its response and verdict, on disk. `tokens` is without the end token. */
+  /** One question has its response and verdict, on disk; in the order of the questions. `tokens` is without the end token. */
   | { type: 'trunk'; index: number; id: string; verdict: Verdict; extracted?: string; tokens: number }
-  /** One correct response is annotated, on disk. `tokens` counts positions. */
+  /** One correct response is annotated, on disk; in the order in which they finish. `tokens` counts positions. */
   | {
       type: 'response';
       index: number;
@@ -29,6 +35,7 @@ export type AnnotateEvent =
       criticalShare: number;
       rollouts: number;
       decodedTokens: number;
+      /** Since the last one. */
       seconds: number;
     }
   /** At most every half second. `done` and `total` as in `stage`; `share` of the stage's work, 0 to 1. */
@@ -41,6 +48,8 @@ export type AnnotateEvent =
       tokensPerSecond: number;
       /** Absent until there is something to judge by. */
       secondsLeft?: number;
+      /** With `rollouts`. */
+      savings?: Savings;
     }
   | { type: 'done'; summary: AnnotationSummary };
 
@@ -53,6 +62,7 @@ export class Progress {
   readonly #stage: AnnotateStage;
   readonly #total: number;
   readonly #emit: Emit;
+  readonly #savings: (() => Savings) | undefined;
   readonly #start = performance.now();
   #firstShare: number | undefined;
   #last = 0;
@@ -60,10 +70,11 @@ export class Progress {
   #done = 0;
   #share = 0;
 
-  constructor(stage: AnnotateStage, total: number, emit: Emit) {
+  constructor(stage: AnnotateStage, total: number, emit: Emit, savings?: () => Savings) {
     this.#stage = stage;
     this.#total = total;
     this.#emit = emit;
+    this.#savings = savings;
     emit({ type: 'stage', stage, total });
   }
 
@@ -95,6 +106,7 @@ export class Progress {
       share: this.#share,
       tokensPerSecond: elapsed > 0 ? this.#tokens / elapsed : 0,
       ...(advanced > 0 ? { secondsLeft: (elapsed * (1 - this.#share)) / advanced } : {}),
+      ...(this.#savings ? { savings: this.#savings() } : {}),
     });
   }
 }

@@ -1,4 +1,4 @@
-/** Verdicts on responses and rollouts: the verifier's word, or the token limit's. */
+/** Verdicts on responses and rollouts: the verifier's word, checked. */
 import { CftError } from '../errors.js';
 import type { Question, Verdict } from '../types.js';
 import type { DetailedVerifier } from '../verify/verifier.js';
@@ -12,68 +12,52 @@ export interface Judgement {
 
 const typeName = (value: unknown): string => (value === null ? 'null' : typeof value);
 
-export class Judge {
-  readonly #verifier: DetailedVerifier;
-  readonly #signal: AbortSignal | undefined;
-  /** Rejects each verdict that is awaited. */
-  readonly #waiting = new Set<(reason: unknown) => void>();
-  readonly #onAbort = (): void => {
-    for (const reject of this.#waiting) reject(this.#signal?.reason);
-  };
+function failure(id: string, error: unknown): unknown {
+  if (error instanceof CftError && error.code !== 'ERR_CFT_VERIFIER') return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new CftError('ERR_CFT_VERIFIER', `the verifier failed on question ${id}: ${message}`, {
+    cause: error,
+  });
+}
 
-  constructor(verifier: DetailedVerifier, signal?: AbortSignal) {
-    this.#verifier = verifier;
-    this.#signal = signal;
+function judgementOf(id: string, result: unknown): Judgement {
+  const { correct, extracted } = (
+    typeof result === 'object' && result !== null ? result : { correct: result }
+  ) as { correct: unknown; extracted?: unknown };
+  if (typeof correct !== 'boolean') {
+    throw new CftError(
+      'ERR_CFT_VERIFIER',
+      `the verifier's result on question ${id}: expected true or false, found ${typeName(correct)}`,
+    );
   }
+  const verdict: Verdict = correct ? 'correct' : 'incorrect';
+  return typeof extracted === 'string' ? { verdict, extracted } : { verdict };
+}
 
-  /** Rejects with the signal's reason once it is aborted, so that a verifier that hangs cannot hold up a stop. */
-  async #abortable<T>(work: () => Promise<T>): Promise<T> {
-    const signal = this.#signal;
-    if (signal === undefined) return work();
-    signal.throwIfAborted();
-    let stop: (reason: unknown) => void = () => {};
-    const aborted = new Promise<never>((_, reject) => {
-      stop = reject;
-    });
-    // One listener however many verdicts are awaited.
-    if (this.#waiting.size === 0) signal.addEventListener('abort', this.#onAbort);
-    this.#waiting.add(stop);
-    try {
-      return await Promise.race([work(), aborted]);
-    } finally {
-      this.#waiting.delete(stop);
-      if (this.#waiting.size === 0) signal.removeEventListener('abort', this.#onAbort);
-    }
-  }
+const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+  typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
 
-  /**
-   * Verdict of a text that ended by itself; `tokenIds` has no end token.
-   * @throws CftError ERR_CFT_VERIFIER naming the question where the verifier throws or answers neither true nor false.
-   */
-  async judge(text: string, question: Question, tokenIds: Int32Array): Promise<Judgement> {
-    const { id, question: asked, answer } = question;
-    return this.#abortable(async () => {
-      let result: unknown;
-      try {
-        result = await this.#verifier(text, { id, question: asked, answer, tokenIds });
-      } catch (error) {
-        if (error instanceof CftError && error.code !== 'ERR_CFT_VERIFIER') throw error;
-        const message = error instanceof Error ? error.message : String(error);
-        throw new CftError('ERR_CFT_VERIFIER', `the verifier failed on question ${id}: ${message}`, {
-          cause: error,
-        });
-      }
-      const { correct, extracted } = (
-        typeof result === 'object' && result !== null ? result : { correct: result }
-      ) as { correct: unknown; extracted?: unknown };
-      if (typeof correct !== 'boolean') {
-        throw new CftError(
-          'ERR_CFT_VERIFIER',
-          `the verifier's result on question ${id}: expected true or false, found ${typeName(correct)}`,
-        );
-      }
-      const verdict: Verdict = correct ? 'correct' : 'incorrect';
-      return typeof extracted === 'string' ? { verdict, extracted } : { verdict };
-    });
+/**
+ * Verdict of a text that ended; `tokenIds` has no end token. At once where the verifier answers at once.
+ * @throws CftError ERR_CFT_VERIFIER naming the question where the verifier throws or answers neither true nor false.
+ */
+export function judge(
+  verifier: DetailedVerifier,
+  text: string,
+  { id, question, answer }: Question,
+  tokenIds: Int32Array,
+): Judgement | Promise<Judgement> {
+  let result: unknown;
+  try {
+    result = verifier(text, { id, question, answer, tokenIds });
+  } catch (error) {
+    throw failure(id, error);
   }
+  if (!isThenable(result)) return judgementOf(id, result);
+  return Promise.resolve(result).then(
+    (value) => judgementOf(id, value),
+    (error: unknown) => {
+      throw failure(id, error);
+    },
+  );
 }

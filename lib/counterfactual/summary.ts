@@ -2,8 +2,6 @@
 import { optionsForFile, packageVersion } from '../run-folder.js';
 import type { AnnotationRecord, AnnotationsMeta, ResponseRecord } from '../types.js';
 import type { JournalAnnotation } from './journal.js';
-import type { AnnotationSettings } from './rollouts.js';
-import { triesEverything } from './rules.js';
 
 export interface AnnotationSummary {
   questions: number;
@@ -23,6 +21,14 @@ export interface AnnotationSummary {
   rolloutsSaved: number;
   /** Share of the rank-2 rollouts that were correct; waves save 2 / (2 - p2) with k = 3. 0 where there were none. */
   p2: number;
+  /** Responses and recorded rollouts that `stopAtAnswer` ended. */
+  stoppedResponses: number;
+  stoppedRollouts: number;
+  /** Tokens of the trunks that were tried as drafts, and those that the model would have written itself. */
+  draftedTokens: number;
+  acceptedTokens: number;
+  /** Tokens of rollouts that were started before they were known to be needed, and then were not. */
+  wastedTokens: number;
   /** Greedy tokens of all trunks and rollouts, without prompts, alternatives and end tokens. */
   decodedTokens: number;
   /** From the loaded model to the last verdict, summed over resumes. */
@@ -30,6 +36,21 @@ export interface AnnotationSummary {
   tokensPerSecond: number;
   /** Every alternative has its verdict. */
   complete: boolean;
+}
+
+/** Work beside the decoding of what is recorded; it depends on timing, the records do not. */
+export interface Work {
+  drafted_tokens: number;
+  accepted_tokens: number;
+  wasted_tokens: number;
+}
+
+export const noWork = (): Work => ({ drafted_tokens: 0, accepted_tokens: 0, wasted_tokens: 0 });
+
+export function addWork(to: Work, work: Partial<Work>): void {
+  to.drafted_tokens += work.drafted_tokens ?? 0;
+  to.accepted_tokens += work.accepted_tokens ?? 0;
+  to.wasted_tokens += work.wasted_tokens ?? 0;
 }
 
 /** Where the run's model and options are recorded. */
@@ -43,8 +64,6 @@ export interface AnnotationOrigin {
 
 const count = <T>(items: readonly T[], is: (item: T) => boolean): number =>
   items.reduce((sum, item) => sum + (is(item) ? 1 : 0), 0);
-const total = <T>(items: readonly T[], of: (item: T) => number): number =>
-  items.reduce((sum, item) => sum + of(item), 0);
 
 /** Number of positions with a weight. */
 export function criticalTokens(record: AnnotationRecord): number {
@@ -54,40 +73,82 @@ export function criticalTokens(record: AnnotationRecord): number {
 /** Divides, with 0 for nothing out of nothing. */
 export const share = (part: number, whole: number): number => (whole > 0 ? part / whole : 0);
 
-export function summarize(
-  responses: readonly ResponseRecord[],
-  annotations: readonly JournalAnnotation[],
-  settings: AnnotationSettings,
-  seconds: number,
-): AnnotationSummary {
-  const tokens = total(annotations, ({ record }) => record.response_token_ids.length);
-  const critical = total(annotations, ({ record }) => criticalTokens(record));
-  const rank2 = total(annotations, ({ record }) => count(record.alternatives, ({ rank }) => rank === 2));
-  const rank2Correct = total(annotations, ({ record }) =>
-    count(record.alternatives, ({ rank, verdict }) => rank === 2 && verdict === 'correct'),
-  );
-  const decodedTokens =
-    total(responses, (response) => response.response_token_ids.length) +
-    total(annotations, (annotation) => annotation.decoded_tokens);
-  return {
-    questions: responses.length,
-    correct: annotations.length,
-    truncatedResponses: count(responses, ({ verdict }) => verdict === 'truncated'),
-    tokens,
-    criticalTokens: critical,
-    criticalShare: share(critical, tokens),
-    unjudged: total(annotations, ({ unjudged }) => unjudged),
-    rollouts: total(annotations, ({ record }) => record.rollouts),
-    truncatedRollouts: total(annotations, ({ record }) =>
-      count(record.alternatives, ({ verdict }) => verdict === 'truncated'),
-    ),
-    rolloutsSaved: total(annotations, ({ rollouts_saved }) => rollouts_saved),
-    p2: share(rank2Correct, rank2),
-    decodedTokens,
+/** Adds up responses and annotations as they come. */
+export class Totals {
+  #responses = 0;
+  #responseTokens = 0;
+  #truncatedResponses = 0;
+  #stoppedResponses = 0;
+  #annotated = 0;
+  #tokens = 0;
+  #critical = 0;
+  #unjudged = 0;
+  #truncatedRollouts = 0;
+  #rank2 = 0;
+  #rank2Correct = 0;
+  #decodedTokens = 0;
+  rollouts = 0;
+  rolloutsSaved = 0;
+  stoppedRollouts = 0;
+
+  addResponse({ verdict, response_token_ids, end_token_id }: ResponseRecord): void {
+    this.#responses++;
+    this.#responseTokens += response_token_ids.length;
+    if (verdict === 'truncated') this.#truncatedResponses++;
+    else if (end_token_id < 0) this.#stoppedResponses++;
+  }
+
+  addAnnotation(annotation: JournalAnnotation): void {
+    const { record } = annotation;
+    this.#annotated++;
+    this.#tokens += record.response_token_ids.length;
+    this.#critical += criticalTokens(record);
+    this.#unjudged += annotation.unjudged;
+    this.#decodedTokens += annotation.decoded_tokens;
+    this.rollouts += record.rollouts;
+    this.rolloutsSaved += annotation.rollouts_saved;
+    this.stoppedRollouts += annotation.stopped_rollouts;
+    for (const { rank, verdict } of record.alternatives) {
+      if (verdict === 'truncated') this.#truncatedRollouts++;
+      if (rank !== 2) continue;
+      this.#rank2++;
+      if (verdict === 'correct') this.#rank2Correct++;
+    }
+  }
+
+  summary({
     seconds,
-    tokensPerSecond: share(decodedTokens, seconds),
-    complete: triesEverything(settings),
-  };
+    work,
+    complete,
+  }: {
+    seconds: number;
+    work: Work;
+    complete: boolean;
+  }): AnnotationSummary {
+    const decodedTokens = this.#responseTokens + this.#decodedTokens;
+    return {
+      questions: this.#responses,
+      correct: this.#annotated,
+      truncatedResponses: this.#truncatedResponses,
+      tokens: this.#tokens,
+      criticalTokens: this.#critical,
+      criticalShare: share(this.#critical, this.#tokens),
+      unjudged: this.#unjudged,
+      rollouts: this.rollouts,
+      truncatedRollouts: this.#truncatedRollouts,
+      rolloutsSaved: this.rolloutsSaved,
+      p2: share(this.#rank2Correct, this.#rank2),
+      stoppedResponses: this.#stoppedResponses,
+      stoppedRollouts: this.stoppedRollouts,
+      draftedTokens: work.drafted_tokens,
+      acceptedTokens: work.accepted_tokens,
+      wastedTokens: work.wasted_tokens,
+      decodedTokens,
+      seconds,
+      tokensPerSecond: share(decodedTokens, seconds),
+      complete,
+    };
+  }
 }
 
 export function metaOf(summary: AnnotationSummary, origin: AnnotationOrigin): AnnotationsMeta {
@@ -109,6 +170,11 @@ export function metaOf(summary: AnnotationSummary, origin: AnnotationOrigin): An
     truncated_rollouts: summary.truncatedRollouts,
     rollouts_saved: summary.rolloutsSaved,
     p2: summary.p2,
+    stopped_responses: summary.stoppedResponses,
+    stopped_rollouts: summary.stoppedRollouts,
+    drafted_tokens: summary.draftedTokens,
+    accepted_tokens: summary.acceptedTokens,
+    wasted_tokens: summary.wastedTokens,
     decoded_tokens: summary.decodedTokens,
     seconds: summary.seconds,
     cft_native: packageVersion,
@@ -131,6 +197,11 @@ export function summaryOf(meta: AnnotationsMeta): AnnotationSummary {
     truncatedRollouts: meta.truncated_rollouts,
     rolloutsSaved: meta.rollouts_saved,
     p2: meta.p2,
+    stoppedResponses: meta.stopped_responses,
+    stoppedRollouts: meta.stopped_rollouts,
+    draftedTokens: meta.drafted_tokens,
+    acceptedTokens: meta.accepted_tokens,
+    wastedTokens: meta.wasted_tokens,
     decodedTokens: meta.decoded_tokens,
     seconds: meta.seconds,
     tokensPerSecond: share(meta.decoded_tokens, meta.seconds),

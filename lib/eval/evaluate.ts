@@ -3,13 +3,13 @@ import { basename, extname } from 'node:path';
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
-import { defaultBranches, Model } from '../model/model.js';
+import { branchesFor, Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
 import type { Verifier } from '../types.js';
-import { createVerifier } from '../verify/verifier.js';
+import { completionOf, createVerifier } from '../verify/verifier.js';
 import type { EvalStageEvent } from './events.js';
 import type { Prediction } from './predictions.js';
 import { runEvaluationStage } from './stage.js';
@@ -83,6 +83,7 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
     );
   }
   const verifier = await createVerifier(given.verifier ?? options.verifier);
+  const completed = completionOf(verifier, options);
   const output = options.output ?? defaultRunFolder();
   using folder = RunFolder.open(output, { resume: options.resume });
   const { questionField, answerField, limit, device, dtype, threads, revision } = options;
@@ -122,7 +123,6 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
       questions: questions.length,
     });
     try {
-      const { maxConcurrency } = options;
       const result = await runEvaluationStage(
         {
           stage: 'eval',
@@ -131,7 +131,8 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
           questions,
           verifier,
           settings: options,
-          maxBranches: maxConcurrency === 'auto' ? defaultBranches(model.device) : maxConcurrency,
+          maxBranches: branchesFor(model.device, options.maxConcurrency),
+          completed,
           folder: folder.path,
           signal,
         },

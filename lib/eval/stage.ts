@@ -4,10 +4,10 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type DetailedVerifier, Judge } from '../counterfactual/judge.js';
-import { type RolloutModel, textOf } from '../counterfactual/rollout-model.js';
-import { CftError } from '../errors.js';
+import { type DetailedVerifier, judge } from '../counterfactual/judge.js';
+import { type Prompt, promptOf, type RolloutModel, textOf } from '../counterfactual/rollout-model.js';
 import { writeLinesAtomic } from '../files.js';
+import { AnswerStop } from '../model/answer-stop.js';
 import { sampleSeed } from '../model/generation.js';
 import { type Rollout, runRollouts } from '../model/rollouts.js';
 import type { Question } from '../types.js';
@@ -42,8 +42,10 @@ export interface EvalStageOptions<S extends string> {
   questions: readonly Question[];
   verifier: DetailedVerifier;
   settings: EvalSettings;
-  /** Branches decoded together. */
+  /** Most branches decoded together. */
   maxBranches: number;
+  /** Ends responses where their answer is complete (`stopAtAnswer`); see Verifier.completed. */
+  completed?: ((text: string) => boolean) | undefined;
   folder: string;
   signal?: AbortSignal | undefined;
 }
@@ -62,8 +64,7 @@ interface Job {
   /** Among the questions; with the sample it seeds the sampling, as in Model.generate. */
   index: number;
   question: Question;
-  prompt: Int32Array;
-  maxNewTokens: number;
+  prompt: Prompt;
   /** Samples that are still to be made. */
   samples: number[];
 }
@@ -75,7 +76,6 @@ class EvalStage<S extends string> {
   readonly #options: EvalStageOptions<S>;
   readonly #emit: (event: EvalStageEvent<S>) => void;
   readonly #file: PredictionFile;
-  readonly #judge: Judge;
   readonly #total: number;
   readonly #start = performance.now();
   readonly #firstDone: number;
@@ -85,24 +85,13 @@ class EvalStage<S extends string> {
   constructor(options: EvalStageOptions<S>, emit: (event: EvalStageEvent<S>) => void) {
     this.#options = options;
     this.#emit = emit;
-    this.#judge = new Judge(options.verifier, options.signal);
     this.#file = new PredictionFile(join(options.folder, predictionsName));
     this.#firstDone = this.#file.size;
     this.#total = options.questions.length * options.settings.samples;
   }
 
-  #prompt({ id, question }: Question): { prompt: Int32Array; maxNewTokens: number } {
-    const { model, settings } = this.#options;
-    const prompt = model.promptFor(question, settings);
-    const { maxPositions } = model.config;
-    if (prompt.length >= maxPositions) {
-      throw new CftError(
-        'ERR_CFT_BAD_DATA',
-        `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
-          `${prompt.length}`,
-      );
-    }
-    return { prompt, maxNewTokens: Math.min(settings.maxNewTokens, maxPositions - prompt.length) };
+  #prompt(question: Question): Prompt {
+    return promptOf(this.#options.model, question, this.#options.settings);
   }
 
   /** What is still to be decoded. */
@@ -113,7 +102,7 @@ class EvalStage<S extends string> {
         (sample) => this.#file.get(question.id, sample) === undefined,
       );
       if (samples.length === 0) return [];
-      return { index, question, ...this.#prompt(question), samples };
+      return { index, question, prompt: this.#prompt(question), samples };
     });
   }
 
@@ -150,47 +139,42 @@ class EvalStage<S extends string> {
   }
 
   async #decode(jobs: readonly Job[]): Promise<void> {
-    const { model, settings, maxBranches, signal } = this.#options;
+    const { model, settings, maxBranches, completed, signal } = this.#options;
     const { temperature, topP, seed } = settings;
-    const requests = jobs.map(({ index, prompt, maxNewTokens, samples }) => ({
-      tokenIds: prompt,
+    const requests = jobs.map(({ index, prompt: { tokenIds, budget }, samples }) => ({
+      tokenIds,
       branches: samples.map((sample) => ({
-        maxNewTokens,
+        maxNewTokens: budget,
         temperature,
         topP,
         seed: sampleSeed(seed, index, sample),
       })),
     }));
-    // A verifier that fails stops the decoding.
-    const failed = new AbortController();
-    const verdicts: Promise<void>[] = [];
+    const stop = completed && new AnswerStop((tokenIds) => textOf(model, tokenIds), completed);
     const engine = model.createEngine({ maxBranches });
     try {
       await runRollouts(engine, requests, {
         maxBranches,
-        signal: AbortSignal.any([failed.signal, ...(signal ? [signal] : [])]),
+        signal,
+        stopAt: stop && (() => stop.whole()),
         onFinished: (request, branch, rollout) => {
           const job = jobs[request]!;
-          const verdict = this.#finish(job, job.samples[branch]!, rollout);
-          verdict.catch((error: unknown) => failed.abort(error));
-          verdicts.push(verdict);
+          return this.#finish(job, job.samples[branch]!, rollout);
         },
       });
-      await Promise.all(verdicts);
     } finally {
-      await Promise.allSettled(verdicts);
       engine.dispose();
       this.#file.flush();
     }
   }
 
-  async #finish(job: Job, sample: number, { tokenIds, endTokenId }: Rollout): Promise<void> {
-    const { stage, model } = this.#options;
+  async #finish(job: Job, sample: number, { tokenIds, endTokenId, stopped }: Rollout): Promise<void> {
+    const { stage, model, verifier } = this.#options;
     const { question } = job;
     const response = textOf(model, tokenIds);
-    const { verdict, extracted } = await this.#judge.judge(response, question, tokenIds);
+    const { verdict, extracted } = await judge(verifier, response, question, tokenIds);
     const correct = verdict === 'correct';
-    const truncated = endTokenId < 0;
+    const truncated = endTokenId < 0 && stopped !== true;
     const answer = extracted === undefined ? {} : { extracted };
     this.#file.add({
       id: question.id,
@@ -236,7 +220,7 @@ class EvalStage<S extends string> {
       const ids = predictions[i]![0]!.response_token_ids;
       if (ids.length === 0) continue;
       signal?.throwIfAborted();
-      const { prompt } = this.#prompt(questions[i]!);
+      const { tokenIds: prompt } = this.#prompt(questions[i]!);
       const { entropies } = await model.scores(Int32Array.from([...prompt, ...ids]));
       for (let t = prompt.length - 1; t < entropies.length; t++) values.push(entropies[t]!);
       responses++;

@@ -37,20 +37,33 @@ export type CheckedOptions = Required<Omit<GenerateOptions, 'signal' | 'maxBranc
   signal: AbortSignal | undefined;
 };
 
+/** @throws CftError ERR_CFT_BAD_OPTION naming the option, expected and found. */
+export function checkSampling(
+  options: {
+    temperature?: number | undefined;
+    topP?: number | undefined;
+    seed?: number | undefined;
+  },
+  place = '',
+): void {
+  const { temperature = 0, topP = 1, seed = 0 } = options;
+  check(
+    `${place}temperature`,
+    temperature,
+    Number.isFinite(temperature) && temperature >= 0,
+    'a number of at least 0',
+  );
+  check(`${place}topP`, topP, topP > 0 && topP <= 1, 'a number above 0 and at most 1');
+  check(`${place}seed`, seed, Number.isSafeInteger(seed) && seed >= 0, 'an integer from 0 to 2^53 - 1');
+}
+
 /** Fills in defaults. @throws CftError ERR_CFT_BAD_OPTION naming the option, expected and found. */
 export function checkGenerateOptions(options: GenerateOptions): CheckedOptions {
   const { maxNewTokens = 2048, temperature = 0, topP = 1, n = 1, seed = 0, maxBranches, signal } = options;
   const positive = (value: number) => Number.isSafeInteger(value) && value >= 1;
   check('maxNewTokens', maxNewTokens, positive(maxNewTokens), 'an integer of at least 1');
-  check(
-    'temperature',
-    temperature,
-    Number.isFinite(temperature) && temperature >= 0,
-    'a number of at least 0',
-  );
-  check('topP', topP, topP > 0 && topP <= 1, 'a number above 0 and at most 1');
+  checkSampling({ temperature, topP, seed });
   check('n', n, positive(n), 'an integer of at least 1');
-  check('seed', seed, Number.isSafeInteger(seed) && seed >= 0, 'an integer from 0 to 2^53 - 1');
   if (maxBranches !== undefined)
     check('maxBranches', maxBranches, positive(maxBranches), 'an integer of at least 1');
   return { maxNewTokens, temperature, topP, n, seed, maxBranches, signal };

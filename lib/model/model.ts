@@ -8,10 +8,17 @@ import type {
   NativeTrainer,
   NativeTrainerOptions,
 } from '../native/binding.js';
+import { Run } from '../run.js';
 import type { ModelConfig } from './config.js';
 import { checkGenerateOptions, type GenerateOptions, type Generation, sampleSeed } from './generation.js';
 import { sha256OfFiles } from './hash.js';
-import { type Rollout, type RolloutRequest, runRollouts } from './rollouts.js';
+import {
+  checkRequests,
+  type FinishedRollout,
+  type Rollout,
+  type RolloutRequest,
+  runRollouts,
+} from './rollouts.js';
 import { saveModel } from './save.js';
 import type { PromptOptions, Tokenizer } from './tokenizer.js';
 
@@ -39,8 +46,18 @@ export interface StreamedToken {
   text: string;
 }
 
-/** Branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
-export const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
+/** Most branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
+const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
+
+/** Most branches decoded together, from `maxConcurrency`. */
+export const branchesFor = (device: string, maxConcurrency: number | 'auto' = 'auto'): number =>
+  maxConcurrency === 'auto' ? defaultBranches(device) : maxConcurrency;
+
+export interface RolloutsOptions {
+  /** Most branches decoded together; only speed depends on it. */
+  maxBranches?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
 
 export class Model implements AsyncDisposable {
   /** The path, hub id or name that it was loaded by. */
@@ -93,11 +110,14 @@ export class Model implements AsyncDisposable {
   createEngine({
     maxBranches,
     endTokenIds = this.endTokenIds,
+    memoryBytes = 0,
   }: {
     maxBranches: number;
     endTokenIds?: Int32Array;
+    /** Budget for keys and values; 0: planned from what is free. */
+    memoryBytes?: number;
   }): NativeRolloutEngine {
-    return this.addon.createRolloutEngine(this.native, { maxBranches, endTokenIds });
+    return this.addon.createRolloutEngine(this.native, { maxBranches, endTokenIds, memoryBytes });
   }
 
   /** The caller disposes the trainer. */
@@ -105,17 +125,37 @@ export class Model implements AsyncDisposable {
     return this.addon.createTrainer(this.native, options);
   }
 
-  /** Continuations of prefixes, e.g. counterfactuals; results[i][j] is branch j of request i. */
-  async rollouts(
+  /**
+   * Continuations of prefixes, e.g. counterfactuals, as one batch. Iterate the run for rollouts as they finish, await
+   * it for all: results[i] are those of request i, branch by branch and sample by sample.
+   * @throws (as the run's rejection) CftError ERR_CFT_BAD_DATA, ERR_CFT_BAD_OPTION naming request and branch before
+   *   any work; `signal.reason` when aborted.
+   */
+  rollouts(
     requests: readonly RolloutRequest[],
-    {
-      maxBranches = defaultBranches(this.device),
-      signal,
-    }: { maxBranches?: number | undefined; signal?: AbortSignal | undefined } = {},
+    { maxBranches, signal }: RolloutsOptions = {},
+  ): Run<FinishedRollout, Rollout[][]> {
+    return new Run(async (emit) => {
+      signal?.throwIfAborted();
+      checkRequests(requests, this.config);
+      return this.#run(requests, branchesFor(this.device, maxBranches), signal, (finished) => emit(finished));
+    });
+  }
+
+  async #run(
+    requests: readonly RolloutRequest[],
+    maxBranches: number,
+    signal: AbortSignal | undefined,
+    onFinished?: (finished: FinishedRollout) => void,
   ): Promise<Rollout[][]> {
     const engine = this.createEngine({ maxBranches });
     try {
-      return await runRollouts(engine, requests, { maxBranches, signal });
+      return await runRollouts(engine, requests, {
+        maxBranches,
+        signal,
+        onFinished: (request, _, rollout, place) =>
+          onFinished?.({ type: 'rollout', request, ...place, ...rollout }),
+      });
     } finally {
       engine.dispose();
     }
@@ -168,9 +208,9 @@ export class Model implements AsyncDisposable {
       }));
       return { tokenIds, branches };
     });
-    const most = checked.maxBranches ?? defaultBranches(this.device);
+    const most = checked.maxBranches ?? branchesFor(this.device);
     const maxBranches = Math.max(1, Math.min(most, prompts.length * n));
-    const results = await this.rollouts(requests, { maxBranches, signal });
+    const results = await this.#run(requests, maxBranches, signal);
     return results.map((rollouts) => rollouts.map((rollout) => this.#generation(rollout)));
   }
 

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { type Decoder, Tokenizer as RustTokenizer } from 'tokenizers';
 import { CftError } from '../errors.js';
 import { optionTable } from '../option-table.js';
+import { ByteLevelDecoder, isByteLevel } from './byte-level-decoder.js';
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -15,6 +16,7 @@ import {
   readChatTemplate,
 } from './chat-template.js';
 import { Fields, isFile, isObject, type JsonObject, readJsonObject, show } from './json-file.js';
+import { StreamDecoder } from './stream-decoder.js';
 import { SyncEncoder } from './sync-encoder.js';
 
 export interface PromptOptions {
@@ -117,38 +119,6 @@ function largestId(
   return largest;
 }
 
-/** Turns a growing sequence of ids into text; what it gives concatenates to the decoding of the whole sequence. */
-export class StreamDecoder {
-  readonly #decode: (ids: readonly number[]) => string;
-  #ids: number[] = [];
-  /** Ids before this are context only: their text is out. */
-  #done = 0;
-
-  constructor(decode: (ids: readonly number[]) => string) {
-    this.#decode = decode;
-  }
-
-  /** Text that has become certain; empty while a character is incomplete. */
-  push(id: number): string {
-    this.#ids.push(id);
-    const before = this.#decode(this.#ids.slice(0, this.#done));
-    const text = this.#decode(this.#ids);
-    // A replacement character at the end may be the first bytes of a character still to come.
-    if (text.length <= before.length || text.endsWith('\ufffd')) return '';
-    this.#ids = this.#ids.slice(this.#done);
-    this.#done = this.#ids.length;
-    return text.slice(before.length);
-  }
-
-  /** What is left at the end: bytes that never became a character. */
-  flush(): string {
-    const before = this.#decode(this.#ids.slice(0, this.#done));
-    const text = this.#decode(this.#ids);
-    this.#done = this.#ids.length;
-    return text.slice(before.length);
-  }
-}
-
 export class Tokenizer {
   /** Special tokens by name, e.g. `eos_token`. */
   readonly specialTokens: Readonly<Record<string, string>>;
@@ -158,6 +128,9 @@ export class Tokenizer {
   readonly #added: ReadonlyMap<number, AddedToken>;
   readonly #chatTemplate: ChatTemplate | undefined;
   readonly #place: string;
+  /** Where the decoder is ByteLevel. */
+  readonly #text: ByteLevelDecoder | undefined;
+  readonly #textWithoutSpecial: ByteLevelDecoder | undefined;
   #syncEncoder: SyncEncoder | undefined;
 
   private constructor(
@@ -166,6 +139,7 @@ export class Tokenizer {
     specialTokens: Readonly<Record<string, string>>,
     chatTemplate: ChatTemplate | undefined,
     place: string,
+    byteLevel: boolean,
   ) {
     try {
       this.#rust = RustTokenizer.fromString(json);
@@ -180,6 +154,11 @@ export class Tokenizer {
     this.specialTokens = specialTokens;
     this.#chatTemplate = chatTemplate;
     this.#place = place;
+    if (byteLevel) {
+      const size = this.#rust.getVocabSize(true);
+      this.#text = new ByteLevelDecoder(size, (id) => this.#tokenOf(id, false));
+      this.#textWithoutSpecial = new ByteLevelDecoder(size, (id) => this.#tokenOf(id, true));
+    }
     for (const { id, content } of added) {
       const found = this.#rust.tokenToId(content);
       if (found !== id) {
@@ -219,7 +198,7 @@ export class Tokenizer {
     }
     const specialTokens = readSpecialTokens(folder, config);
     const chatTemplate = readChatTemplate(folder, config, specialTokens);
-    return new Tokenizer(JSON.stringify(json), added, specialTokens, chatTemplate, place);
+    return new Tokenizer(JSON.stringify(json), added, specialTokens, chatTemplate, place, isByteLevel(json));
   }
 
   /** Ids of a text; special tokens written in it are recognised, none are added. Blocks; see encodeBatch. */
@@ -236,14 +215,21 @@ export class Tokenizer {
 
   /** Text of ids, as transformers' `decode` without cleaning up spaces. Ids without a token give no text. */
   decode(ids: Iterable<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const fast = skipSpecialTokens ? this.#textWithoutSpecial : this.#text;
+    if (fast !== undefined) return fast.decode(ids);
     const tokens: string[] = [];
     for (const id of ids) {
-      const added = this.#added.get(id);
-      if (skipSpecialTokens && added?.special) continue;
-      const token = added?.content ?? this.#rust.idToToken(id);
+      const token = this.#tokenOf(id, skipSpecialTokens);
       if (token !== null) tokens.push(token);
     }
     return this.#decoder === null ? tokens.join(' ') : this.#decoder.decode(tokens);
+  }
+
+  /** null for an id without a token, and for a special one that is to be skipped. */
+  #tokenOf(id: number, skipSpecialTokens: boolean): string | null {
+    const added = this.#added.get(id);
+    if (skipSpecialTokens && added?.special) return null;
+    return added?.content ?? this.#rust.idToToken(id);
   }
 
   /** A decoder for one sequence that arrives token by token. */

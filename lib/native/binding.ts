@@ -114,10 +114,12 @@ export interface NativeModel {
 }
 
 export interface NativeRolloutEngineOptions {
-  /** Branches decoded together. */
+  /** Most branches decoded together; the engine shrinks its batch under memory pressure by itself. */
   maxBranches: number;
   /** A branch ends when it produces one of these. */
   endTokenIds: Int32Array;
+  /** Budget for keys and values; 0 or absent: planned from what is free. */
+  memoryBytes?: number;
 }
 
 /** A prefix whose KV is computed once. */
@@ -159,6 +161,10 @@ export interface NativeBranch {
   topP: number;
   /** Sampling depends on (seed, position in the sequence) alone, whatever else is in the batch. Up to 2^53. */
   seed: number;
+  /** The engine may verify tokens of the branch's own trunk as a draft (greedy only, same result). */
+  draft?: boolean;
+  /** Waiting branches with the lowest number enter first, equal ones in the order of submission; default 0. */
+  priority?: number;
 }
 
 export interface NativeBranchResult {
@@ -178,12 +184,17 @@ export interface NativeStepResult {
   waiting: number;
   /** Tokens decoded by this call, end tokens excluded. */
   decodedTokens: number;
+  /** Counters of this call: draft tokens tried and accepted, rows through the model, decode steps. */
+  draftedTokens?: number;
+  acceptedTokens?: number;
+  forwardRows?: number;
+  steps?: number;
 }
 
 export interface NativeRolloutEngine {
   /** Prefills a prefix and keeps its KV until releaseTrunk. */
   addTrunk(spec: NativeTrunkSpec): Promise<NativeTrunk>;
-  /** Queues branches; they enter the batch in this order as slots become free. */
+  /** Queues branches; they enter the batch by priority, then in this order, as slots become free. */
   submit(branches: NativeBranch[]): void;
   /** Decodes at most maxSteps tokens per active branch; returns early when the first branches finish. */
   step(maxSteps: number): Promise<NativeStepResult>;

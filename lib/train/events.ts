@@ -1,5 +1,5 @@
 /** What a training run tells while it works. */
-import type { AnnotateEvent } from '../counterfactual/events.js';
+import type { AnnotateEvent, Savings } from '../counterfactual/events.js';
 import type { AnnotationSummary } from '../counterfactual/summary.js';
 import type { EvalStageEvent } from '../eval/events.js';
 import type { StrategyName } from '../strategies/index.js';
@@ -43,6 +43,8 @@ export type TrainEvent =
       share: number;
       tokensPerSecond: number;
       secondsLeft?: number;
+      /** With `rollouts`. */
+      savings?: Savings;
     }
   /** A question has its response and verdict; a correct response is annotated. */
   | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>

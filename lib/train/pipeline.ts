@@ -9,13 +9,13 @@ import { annotationsName, runAnnotationStage } from '../counterfactual/stage.js'
 import { comparePredictions } from '../eval/comparison.js';
 import { type EvalStageResult, runEvaluationStage } from '../eval/stage.js';
 import { loadModel } from '../model/load.js';
-import { defaultBranches, type Model } from '../model/model.js';
+import { branchesFor, type Model } from '../model/model.js';
 import { embeddedFolder } from '../preset.js';
 import { writeReport } from '../report/report.js';
 import type { RunFolder } from '../run-folder.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
-import type { DetailedVerifier } from '../verify/verifier.js';
+import { completionOf, type DetailedVerifier } from '../verify/verifier.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import type { TrainingExample } from './examples.js';
 import type { TrainData, TrainInputs } from './inputs.js';
@@ -162,8 +162,7 @@ export class TrainingRun {
   }
 
   #maxBranches(): number {
-    const { maxConcurrency } = this.#inputs.options;
-    return maxConcurrency === 'auto' ? defaultBranches(this.#base.device) : maxConcurrency;
+    return branchesFor(this.#base.device, this.#inputs.options.maxConcurrency);
   }
 
   async #annotate(): ReturnType<typeof runAnnotationStage> {
@@ -203,6 +202,7 @@ export class TrainingRun {
           verifier: this.#verifier,
           settings: { samples, temperature, topP: 1, maxNewTokens, system, userTemplate, seed },
           maxBranches: this.#maxBranches(),
+          completed: completionOf(this.#verifier, this.#inputs.options),
           folder: this.#folder.file(...within, 'eval', name, ...sub),
           signal: this.#signal,
         },

@@ -8,7 +8,7 @@ import type { Model } from '../model/model.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
 import type { AnnotationRecord, Question } from '../types.js';
-import { createVerifier } from '../verify/verifier.js';
+import { completionOf, createVerifier } from '../verify/verifier.js';
 import type { EmitTrain, TrainEvent } from './events.js';
 import {
   checkAnnotationsOrigin,
@@ -40,6 +40,7 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
   const output = options.output ?? defaultRunFolder();
   using folder = RunFolder.open(output, { resume: options.resume });
   const verifier = await createVerifier(inputs.verifier);
+  completionOf(verifier, inputs.options); // refused before any work
   const base =
     loadedModel ??
     (await loadModel(options.model, {

@@ -106,6 +106,21 @@ class Gold {
   }
 }
 
+/** Hundreds of rollouts are compared with the same answer. */
+const golds = new Map<string, { gold: Gold; letter: string | undefined }>();
+const mostGolds = 256;
+
+function goldOf(answer: string): { gold: Gold; letter: string | undefined } {
+  let known = golds.get(answer);
+  if (known === undefined) {
+    const text = goldAnswer(answer);
+    known = { gold: new Gold(text), letter: goldChoice(text) };
+    if (golds.size >= mostGolds) golds.clear();
+    if (answer.length <= maxAnswerLength) golds.set(answer, known);
+  }
+  return known;
+}
+
 const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
 
 /** The number in an extracted answer that has other words around it: the only one, or the one that it starts with. */
@@ -142,10 +157,9 @@ function matchChoice(prediction: string, gold: string): Verification {
  */
 export function verify(prediction: string, answer: string | number): Verification {
   const response = String(prediction ?? '').slice(-maxTextLength);
-  const goldText = goldAnswer(String(answer ?? '').slice(-maxTextLength));
-  const letter = goldChoice(goldText);
+  const { gold, letter } = goldOf(String(answer ?? '').slice(-maxTextLength));
   if (letter !== undefined) return matchChoice(response, letter);
-  const gold = new Gold(goldText);
+  const goldText = gold.text;
   const none: Verification = { correct: false, extracted: undefined, expected: goldText, method: 'none' };
   if (goldText === '') return none;
   const result = (correct: boolean, extracted: string): Verification => ({

@@ -5,12 +5,19 @@ import { pathToFileURL } from 'node:url';
 import vm from 'node:vm';
 import { CftError } from '../errors.js';
 import type { Verification, Verifier } from '../types.js';
+import { firstCompletedAnswer } from './completed.js';
 import { verify } from './index.js';
 
 /** A verifier that may also say which answer it read. */
-export type DetailedVerifier = (
-  ...parameters: Parameters<Verifier>
-) => boolean | Partial<Verification> | Promise<boolean | Partial<Verification>>;
+export interface DetailedVerifier {
+  (
+    ...parameters: Parameters<Verifier>
+  ): boolean | Partial<Verification> | Promise<boolean | Partial<Verification>>;
+  completed?: Verifier['completed'];
+}
+
+const builtin: DetailedVerifier = (text, { answer }) => verify(text, answer);
+builtin.completed = (text) => firstCompletedAnswer(text) !== undefined;
 
 /** A pattern that backtracks for longer than this is taken not to match. */
 const regexMilliseconds = 100;
@@ -71,7 +78,7 @@ async function fileVerifier(file: string): Promise<DetailedVerifier> {
       `verifier ${file}: expected a function (text, { id, question, answer, tokenIds }) => boolean as default export, found ${own === undefined ? 'none' : typeof own}`,
     );
   }
-  return async (text, context) => {
+  const verifier: DetailedVerifier = async (text, context) => {
     let result: unknown;
     try {
       result = await own(text, context);
@@ -88,6 +95,8 @@ async function fileVerifier(file: string): Promise<DetailedVerifier> {
     }
     return result as boolean | Partial<Verification>;
   };
+  verifier.completed = (own as Verifier).completed;
+  return verifier;
 }
 
 /**
@@ -99,7 +108,7 @@ async function fileVerifier(file: string): Promise<DetailedVerifier> {
  */
 export async function createVerifier(spec: string | Verifier): Promise<DetailedVerifier> {
   if (typeof spec === 'function') return spec;
-  if (spec === 'builtin') return (text, { answer }) => verify(text, answer);
+  if (spec === 'builtin') return builtin;
   if (spec === 'exact') return exact;
   if (spec === 'regex') return regexVerifier();
   if (!existsSync(spec)) {
@@ -109,4 +118,21 @@ export async function createVerifier(spec: string | Verifier): Promise<DetailedV
     );
   }
   return fileVerifier(spec);
+}
+
+/**
+ * What says that a response has its answer, where responses are to end there.
+ * @throws CftError ERR_CFT_BAD_OPTION where the verifier does not say.
+ */
+export function completionOf(
+  verifier: DetailedVerifier,
+  { stopAtAnswer, verifier: name }: { stopAtAnswer: boolean; verifier: string },
+): ((text: string) => boolean) | undefined {
+  if (!stopAtAnswer) return undefined;
+  if (typeof verifier.completed === 'function') return verifier.completed;
+  throw new CftError(
+    'ERR_CFT_BAD_OPTION',
+    `stopAtAnswer (--stop-at-answer): expected a verifier that says when an answer is complete, found ${name} without ` +
+      'a property completed(text) => boolean; add one (docs/verifier.md), or use --verifier builtin',
+  );
 }

@@ -147,6 +147,13 @@ const cases: Record<string, Case> = {
     ],
     message: /none\.js/,
   },
+  'stopping at the answer with a verifier that does not say when it is complete': {
+    args: (folder) => [
+      ...trainOn(folder, file(folder, 'q.jsonl', JSON.stringify(question))),
+      ...['--verifier', 'exact', '--stop-at-answer'],
+    ],
+    message: /--stop-at-answer\): expected a verifier that says when an answer is complete, found exact/,
+  },
   'not one correct response': {
     args: withData('q.jsonl', JSON.stringify(question)),
     status: 1,

@@ -23,6 +23,9 @@ class ScriptedEngine implements NativeRolloutEngine {
   readonly #script: Script;
   readonly #slots: number;
   #next = 0;
+  /** Prefixes that were computed, and tokens decoded. */
+  prefixes = 0;
+  decodedTokens = 0;
 
   constructor(script: Script, slots: number) {
     this.#script = script;
@@ -34,6 +37,7 @@ class ScriptedEngine implements NativeRolloutEngine {
   }
 
   async addTrunk(spec: NativeTrunkSpec): Promise<NativeTrunk> {
+    this.prefixes++;
     this.#trunks.set(this.#next, Buffer.from(spec.tokenIds).toString('latin1'));
     const empty = new Float32Array(0);
     return {
@@ -50,7 +54,8 @@ class ScriptedEngine implements NativeRolloutEngine {
 
   async step(maxSteps: number): Promise<NativeStepResult> {
     const finished: NativeBranchResult[] = [];
-    let decodedTokens = 0;
+    const branchIds: number[] = [];
+    const decoded: number[] = [];
     for (let i = 0; i < maxSteps && finished.length === 0; i++) {
       while (this.#active.length < this.#slots && this.#waiting.length > 0) {
         const branch = this.#waiting.shift()!;
@@ -63,8 +68,8 @@ class ScriptedEngine implements NativeRolloutEngine {
         const { branch, text } = slot;
         const ended = slot.done === text.length && slot.done < branch.maxNewTokens;
         if (!ended) {
-          slot.done++;
-          decodedTokens++;
+          branchIds.push(branch.id);
+          decoded.push(text[slot.done++]!);
         }
         if (!ended && slot.done < branch.maxNewTokens) continue;
         const tokenIds = Int32Array.from(text.subarray(0, slot.done));
@@ -72,11 +77,17 @@ class ScriptedEngine implements NativeRolloutEngine {
         this.#active.splice(this.#active.indexOf(slot), 1);
       }
     }
-    const tokens = { branchIds: new Float64Array(0), tokenIds: new Int32Array(0) };
-    return { finished, tokens, active: this.#active.length, waiting: this.#waiting.length, decodedTokens };
+    const tokens = { branchIds: Float64Array.from(branchIds), tokenIds: Int32Array.from(decoded) };
+    const [active, waiting, decodedTokens] = [this.#active.length, this.#waiting.length, decoded.length];
+    this.decodedTokens += decodedTokens;
+    return { finished, tokens, active, waiting, decodedTokens };
   }
 
-  cancel(): void {}
+  cancel(ids: number[]): void {
+    const stays = ({ id }: NativeBranch): boolean => !ids.includes(id);
+    this.#waiting.splice(0, Infinity, ...this.#waiting.filter(stays));
+    this.#active.splice(0, Infinity, ...this.#active.filter(({ branch }) => stays(branch)));
+  }
   releaseTrunk(trunk: number): void {
     this.#trunks.delete(trunk);
   }

@@ -193,28 +193,6 @@ test('an abort ends generation and streams with its reason, and the model goes o
   t.deepEqual(await texts(model, {}), before);
 });
 
-test('rollouts: prefixes, forced tokens and their continuation', async (t) => {
-  const model = await load(t, fixturePath('models/qwen3-sharded'));
-  const trunk = Int32Array.from([...prompts[3]!, 10, 11, 12]);
-  const forced = Int32Array.of(40);
-  const [[whole, cut, forcedAt] = []] = await model.rollouts([
-    {
-      tokenIds: trunk,
-      branches: [
-        { maxNewTokens: 9 },
-        { length: 8, maxNewTokens: 9 },
-        { length: 8, forcedTokens: forced, maxNewTokens: 9 },
-      ],
-    },
-  ]);
-  const plain = async (ids: number[]) => [
-    ...(await model.generate([ids], { maxNewTokens: 9 }))[0]![0]!.tokenIds,
-  ];
-  t.deepEqual([...whole!.tokenIds], await plain([...trunk]));
-  t.deepEqual([...cut!.tokenIds], await plain(prompts[3]!));
-  t.deepEqual([...forcedAt!.tokenIds], await plain([...prompts[3]!, 40]));
-});
-
 test('refused: prompts that no model could continue', async (t) => {
   const model = await load(t, fixturePath('models/llama'));
   const refused = async (prompt: number[], message: string) => {

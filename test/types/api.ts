@@ -9,13 +9,16 @@ import {
   type CftErrorCode,
   type EvalSummary,
   evaluate,
+  type FinishedRollout,
   loadModel,
   type Model,
+  type Rollout,
   type Run,
   type TrainEvent,
   type TrainResult,
   train,
   type Verification,
+  type Verifier,
   verify,
 } from '../../lib/index.js';
 
@@ -62,6 +65,29 @@ export async function readme(): Promise<void> {
   const result = await train({ model: 'embedded', microBatchTokens: 'auto', loraTargets: ['q_proj'] });
   same<typeof result.trained.model, string>(true);
 
+  const studied = model.rollouts(
+    [
+      {
+        tokenIds: ids,
+        branches: [
+          { length: 3, forcedTokens: [7], maxNewTokens: 64 },
+          { length: 3, maxNewTokens: 64, n: 8, temperature: 1, topP: 0.9, seed: 1 },
+        ],
+      },
+    ],
+    { signal },
+  );
+  same<typeof studied, Run<FinishedRollout, Rollout[][]>>(true);
+  for await (const { request, branch, sample, tokenIds, endTokenId } of studied) {
+    same<typeof tokenIds, Int32Array>(true);
+    same<typeof request | typeof branch | typeof sample | typeof endTokenId, number>(true);
+  }
+
+  const stopping: Verifier = (response, { answer }) => response.includes(answer);
+  stopping.completed = (response) => response.includes('.');
+  annotate({ verifier: stopping, stopAtAnswer: true, draft: false, maxConcurrency: 'auto' });
+  await evaluate({ model, data: 'test.jsonl', stopAtAnswer: true });
+
   const evaluation = await evaluate({ model, data: 'test.jsonl', samples: 8, temperature: 1 });
   same<typeof evaluation.summary, EvalSummary>(true);
 
@@ -83,6 +109,8 @@ export function refused(): void {
   train({ learningRate: '1e-5' });
   // @ts-expect-error an option of another command
   annotate({ learningRate: 1e-5 });
+  // @ts-expect-error only annotation and training draft
+  evaluate({ draft: true });
   // @ts-expect-error only 'auto' beside numbers
   train({ microBatchTokens: 'big' });
   // @ts-expect-error an unknown device is caught when run, an unknown dtype when compiled

@@ -122,6 +122,7 @@ async function annotateToy(
   change: Partial<Omit<AnnotationStageOptions, 'settings'>> & {
     settings?: Partial<Settings>;
     folder?: string;
+    onEvent?: (event: AnnotateEvent) => void;
   } = {},
 ) {
   const folder = change.folder ?? temporaryFolder(t);
@@ -150,7 +151,10 @@ async function annotateToy(
     ...change,
     settings,
   };
-  const result = await runAnnotationStage(options, (event) => events.push(event));
+  const result = await runAnnotationStage(options, (event) => {
+    events.push(event);
+    change.onEvent?.(event);
+  });
   return { ...run, ...result };
 }
 
@@ -274,29 +278,37 @@ test('the meta file holds counts and origin, and gives the summary back', async 
   );
 });
 
-test('what is decoded together does not depend on how long verdicts take', async (t) => {
-  const swift = await annotateToy(t);
-  let calls = 0;
-  const slow = await annotateToy(t, {
-    verifier: async (_, { tokenIds }) => {
-      await new Promise((resolve) => setTimeout(resolve, ++calls % 7));
-      return isRight(tokenIds);
-    },
-  });
-  t.deepEqual(
-    slow.model.engines.map(({ batches }) => batches),
-    swift.model.engines.map(({ batches }) => batches),
-  );
-  t.is(text(slow.folder, 'annotations.jsonl'), text(swift.folder, 'annotations.jsonl'));
+test('the branches of many responses share a batch, and the longest responses start first', async (t) => {
+  const { model, events, annotations } = await annotateToy(t, { maxBranches: 64 });
+  const [, engine] = model.engines;
+  t.true(engine!.mostTrunks >= 3 && engine!.mostTrunks <= 128);
+  const started = annotations.map((record) => record.response_token_ids.length).sort((a, b) => b - a);
+  const finished = events.flatMap((event) => (event.type === 'response' ? [event.tokens] : []));
+  t.not(finished.join(), annotations.map((record) => record.response_token_ids.length).join());
+  t.is(finished.at(-1)! < started[Math.floor(started.length / 2)]!, true, 'a short response ends the run');
 });
 
-test('the batches of a response depend on that response alone', async (t) => {
-  const questions = questionsOf(24);
-  const { annotations, model } = await annotateToy(t, { questions });
-  const all = model.engines[1]!.batches.join('\n');
-  const { id } = annotations[2]!;
-  const alone = await annotateToy(t, { questions: questions.filter((question) => question.id === id) });
-  t.true(all.includes(alone.model.engines[1]!.batches.join('\n')));
+test('a slow verifier of one response holds up no other', async (t) => {
+  const swift = await annotateToy(t);
+  // The longest: it starts first and would block everything behind it.
+  const { id, response } = [...swift.annotations].sort(
+    (a, b) => b.response_token_ids.length - a.response_token_ids.length,
+  )[0]!;
+  let left = swift.annotations.length - 1;
+  let othersDone = (): void => {};
+  const others = new Promise<void>((resolve) => {
+    othersDone = resolve;
+  });
+  const slow = await annotateToy(t, {
+    verifier: async (given, { id: asked, tokenIds }) => {
+      if (asked === id && given !== response) await others;
+      return isRight(tokenIds);
+    },
+    onEvent: ({ type }) => {
+      if (type === 'response' && --left === 0) othersDone();
+    },
+  });
+  t.is(text(slow.folder, 'annotations.jsonl'), text(swift.folder, 'annotations.jsonl'));
 });
 
 test('a different number of branches changes nothing where arithmetic does not depend on the batch', async (t) => {
@@ -340,7 +352,11 @@ test('what a verifier extracted is kept', async (t) => {
 test('a verifier that throws or gives no verdict names the question and keeps earlier work', async (t) => {
   const folder = temporaryFolder(t);
   const { annotations } = await annotateToy(t);
-  const { id } = annotations[2]!;
+  // The shortest response starts last, so that others are done when its verifier fails.
+  const { id, response } = [...annotations].sort(
+    (a, b) => a.response_token_ids.length - b.response_token_ids.length,
+  )[0]!;
+  let kept = 0;
   for (const bad of [
     () => {
       throw new Error('boom');
@@ -351,8 +367,8 @@ test('a verifier that throws or gives no verdict names the question and keeps ea
       annotateToy(t, {
         folder,
         verifier: (given, context) =>
-          // Trunks pass; a rollout of the third correct response fails.
-          context.id === id && given !== annotations[2]!.response ? bad() : isRight(context.tokenIds),
+          // Trunks pass; a rollout of that response fails.
+          context.id === id && given !== response ? bad() : isRight(context.tokenIds),
       }),
       {
         code: 'ERR_CFT_VERIFIER',
@@ -361,7 +377,8 @@ test('a verifier that throws or gives no verdict names the question and keeps ea
     );
     t.false(existsSync(join(folder, 'annotations.jsonl')));
     const journal = text(folder, 'annotations.journal.jsonl').trimEnd().split('\n');
-    t.is(journal.filter((line) => line.startsWith('{"type":"annotation"')).length, 2);
+    kept = journal.filter((line) => line.startsWith('{"type":"annotation"')).length;
+    t.true(kept > 0 && kept < annotations.length);
   }
   const resumed = await annotateToy(t, { folder });
   t.deepEqual(resumed.annotations, annotations);
@@ -369,9 +386,10 @@ test('a verifier that throws or gives no verdict names the question and keeps ea
     type: 'start',
     output: join(folder, ''),
     questions: 24,
-    resumed: { responses: 24, annotations: 2 },
+    resumed: { responses: 24, annotations: kept },
     maxBranches: 8,
   });
+  t.is(resumed.events.filter(({ type }) => type === 'response').length, annotations.length - kept);
 });
 
 test('not one correct response is an error after the responses are written', async (t) => {
@@ -453,7 +471,7 @@ test('log-probabilities that are not finite are an error, not a label', async (t
   );
 });
 
-test('events tell the stages, every trunk and every response in order', async (t) => {
+test('events tell the stages, every trunk in order and every response when it is done', async (t) => {
   const { events, annotations } = await annotateToy(t);
   const types = events.map(({ type }) => type).filter((type) => type !== 'progress');
   t.deepEqual(types, [
@@ -464,7 +482,12 @@ test('events tell the stages, every trunk and every response in order', async (t
     ...annotations.map(() => 'response'),
     'done',
   ]);
-  const responses = events.filter((event) => event.type === 'response');
+  const trunks = events.filter((event) => event.type === 'trunk');
+  t.deepEqual(
+    trunks.map(({ index }) => index),
+    trunks.map((_, i) => i),
+  );
+  const responses = events.filter((event) => event.type === 'response').sort((a, b) => a.index - b.index);
   t.deepEqual(
     responses.map(({ id, tokens, rollouts, criticalShare }) => [id, tokens, rollouts, criticalShare]),
     annotations.map((record) => [

@@ -47,6 +47,19 @@ test('without a terminal there is a line at the start and one every five seconds
   );
 });
 
+test('progress says what each technique saved', (t) => {
+  const { view, text, wait } = makeView(false);
+  const narrator = new Narrator(view);
+  const savings = { rolloutsSaved: 1200, acceptedTokens: 0, stoppedRollouts: 3, wastedTokens: 40 };
+  narrator.tell({ type: 'stage', stage: 'rollouts', total: 100 });
+  wait(6000);
+  narrator.tell({ type: 'progress', stage: 'rollouts', ...half, savings });
+  t.regex(
+    text(),
+    /1 min 05 s left, 1,200 rollouts saved by waves, 3 rollouts stopped at their answer, 40 tokens of speculation wasted\n$/,
+  );
+});
+
 test('numbers, durations, tables and command lines for people', (t) => {
   t.is(count(1234567.8), '1,234,568');
   t.deepEqual([0.04, 9.96, 59, 61, 3600, 4800].map(duration), [

@@ -97,6 +97,48 @@ test('trunks are released when their last response is done', async (t) => {
   );
 });
 
+test('samples of a question share one prefix', async (t) => {
+  const model = new ScriptedModel(script);
+  const options = makeOptions(temporaryFolder(t), { model });
+  await run({ ...options, settings: { ...options.settings, samples: 5, temperature: 1 } });
+  t.is(model.engines[0]!.prefixes, 12);
+});
+
+test('stopping at the answer ends responses there, counts them as ended, and saves their rest', async (t) => {
+  const talk: Script = (question) => `${question.slice(1)}! ${'and so on '.repeat(20)}`;
+  const settings = { ...makeOptions('').settings, maxNewTokens: 150 };
+  const verifier = (text: string, { answer }: { answer: string }) => text.startsWith(`${answer}!`);
+  const evaluate = async (completed: ((text: string) => boolean) | undefined) => {
+    const model = new ScriptedModel(talk);
+    const given = makeOptions(temporaryFolder(t), { model, verifier, settings, completed });
+    return { ...(await run(given)), model };
+  };
+  const whole = await evaluate(undefined);
+  const stopped = await evaluate((text) => text.includes('!'));
+  t.is(whole.summary.truncated, 12);
+  t.is(stopped.summary.truncated, 0);
+  t.deepEqual([whole.summary.accuracy, stopped.summary.accuracy], [1, 1]);
+  t.deepEqual(
+    stopped.predictions.map(([one]) => [one!.response, one!.finish_reason]),
+    stopped.predictions.map((_, i) => [`${i}!`, 'stop']),
+  );
+  t.true(stopped.model.engines[0]!.decodedTokens < whole.model.engines[0]!.decodedTokens / 4);
+});
+
+test('a slow verifier holds up no other response', async (t) => {
+  let done = 0;
+  const { predictions } = await run(
+    makeOptions(temporaryFolder(t), {
+      verifier: async (_, { id }) => {
+        while (id === 'q0' && done < 11) await new Promise((resolve) => setTimeout(resolve, 2));
+        done++;
+        return true;
+      },
+    }),
+  );
+  t.is(predictions.length, 12);
+});
+
 test('samples depend on the seed and the place of the question alone: not on slots or later questions', async (t) => {
   const sampled = async (more: Partial<EvalStageOptions<'eval'>>, seed = 1): Promise<Prediction[][]> => {
     const options = makeOptions(temporaryFolder(t), more);

@@ -173,7 +173,7 @@ test('an abort interrupts the step, forgets the branches and rejects with the re
   t.is(error, reason);
   t.is(steps, 2);
   t.is(engine.interrupted, 1);
-  t.deepEqual(engine.cancelled, [2]);
+  t.deepEqual(engine.cancelled, [1, 2]);
   t.is(engine.trunks.size, 0);
 });
 

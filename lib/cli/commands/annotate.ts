@@ -1,6 +1,6 @@
 import { type AnnotateOptions, annotate } from '../../index.js';
 import { follow } from '../follow.js';
-import { count, duration, percent, shortPath } from '../format.js';
+import { count, duration, percent, savingsText, shortPath } from '../format.js';
 import type { CommandFunction } from '../program.js';
 
 export const annotateCommand: CommandFunction = async (given, context) => {
@@ -11,11 +11,13 @@ export const annotateCommand: CommandFunction = async (given, context) => {
   });
   if (context.json) return;
   const { correct, questions, criticalTokens, tokens, criticalShare, unjudged } = summary;
+  const stopped =
+    summary.stoppedResponses > 0 ? `, ${count(summary.stoppedResponses)} stopped at their answer` : '';
   const lines = [
-    `responses    ${count(correct)} of ${count(questions)} correct, ${count(summary.truncatedResponses)} truncated`,
+    `responses    ${count(correct)} of ${count(questions)} correct, ${count(summary.truncatedResponses)} truncated${stopped}`,
     `critical     ${count(criticalTokens)} of ${count(tokens)} tokens (${percent(criticalShare)}), ${count(unjudged)} unjudged`,
-    `rollouts     ${count(summary.rollouts)}, ${count(summary.rolloutsSaved)} saved by waves ` +
-      `(rank 2 correct at ${percent(summary.p2)})`,
+    `rollouts     ${count(summary.rollouts)}, ${count(summary.truncatedRollouts)} truncated; rank 2 correct at ${percent(summary.p2)} (p2)`,
+    `saved        ${savingsText(summary) || 'nothing'}`,
     `speed        ${count(summary.tokensPerSecond)} decoded tokens/s, ${duration(summary.seconds)}`,
     `folder       ${output}`,
     `next         npx cft-native train --annotations ${output}/annotations.jsonl`,

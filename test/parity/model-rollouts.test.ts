@@ -1,0 +1,124 @@
+/** model.rollouts on the tiny checkpoints. */
+import test, { type ExecutionContext } from 'ava';
+import { loadModel } from '../../lib/model/load.js';
+import type { Model } from '../../lib/model/model.js';
+import type { RolloutBranch, RolloutRequest } from '../../lib/model/rollouts.js';
+import { fixturePath } from '../helpers/fixtures.js';
+
+async function load(t: ExecutionContext, folder: string): Promise<Model> {
+  const model = await loadModel(folder, { device: 'cpu', threads: 1 });
+  t.teardown(() => model[Symbol.asyncDispose]());
+  return model;
+}
+
+const prompts = [[43, 54, 5], [82, 29, 6, 73, 27], [33], [76, 63, 37, 4, 30, 38, 84, 24]];
+
+test('rollouts: prefixes, forced tokens and their continuation', async (t) => {
+  const model = await load(t, fixturePath('models/qwen3-sharded'));
+  const trunk = Int32Array.from([...prompts[3]!, 10, 11, 12]);
+  const forced = Int32Array.of(40);
+  const [[whole, cut, forcedAt] = []] = await model.rollouts([
+    {
+      tokenIds: trunk,
+      branches: [
+        { maxNewTokens: 9 },
+        { length: 8, maxNewTokens: 9 },
+        { length: 8, forcedTokens: forced, maxNewTokens: 9 },
+      ],
+    },
+  ]);
+  const plain = async (ids: number[]) => [
+    ...(await model.generate([ids], { maxNewTokens: 9 }))[0]![0]!.tokenIds,
+  ];
+  t.deepEqual([...whole!.tokenIds], await plain([...trunk]));
+  t.deepEqual([...cut!.tokenIds], await plain(prompts[3]!));
+  t.deepEqual([...forcedAt!.tokenIds], await plain([...prompts[3]!, 40]));
+});
+
+test('rollouts: samples share a prefix, come as they finish, and depend on their seed alone', async (t) => {
+  const model = await load(t, fixturePath('models/llama'));
+  const tokenIds = prompts[0]!;
+  const sampling = { maxNewTokens: 12, temperature: 1, topP: 0.95 };
+  const branches = [
+    { ...sampling, n: 5, seed: 3 },
+    { ...sampling, forcedTokens: [7], n: 3, seed: 4 },
+    { maxNewTokens: 12 },
+  ];
+  const run = model.rollouts([{ tokenIds, branches }], { maxBranches: 2 });
+  const places: string[] = [];
+  const streamed: number[][] = [];
+  for await (const { type, request, branch, sample, tokenIds: ids } of run) {
+    t.is(type, 'rollout');
+    places.push(`${request}.${branch}.${sample}`);
+    streamed.push([...ids]);
+  }
+  const [results] = await run;
+  const expected = ['0.0.0', '0.0.1', '0.0.2', '0.0.3', '0.0.4', '0.1.0', '0.1.1', '0.1.2', '0.2.0'];
+  t.deepEqual([...places].sort(), expected);
+  t.deepEqual(
+    expected.map((place) => streamed[places.indexOf(place)]),
+    results!.map((rollout) => [...rollout.tokenIds]),
+  );
+  // Alone and one at a time the same, and sample 0 is that of a single one.
+  const [[alone] = []] = await model.rollouts([{ tokenIds, branches: [{ ...sampling, seed: 3 }] }]);
+  t.deepEqual(alone!.tokenIds, results![0]!.tokenIds);
+  t.true(new Set(results!.slice(0, 5).map((rollout) => rollout.tokenIds.join())).size > 1);
+  const [again] = await model.rollouts([{ tokenIds, branches }], { maxBranches: 64 });
+  t.deepEqual(again, results);
+});
+
+test('rollouts: what no model could continue is refused by request and branch, before any work', async (t) => {
+  const model = await load(t, fixturePath('models/llama'));
+  const good = { tokenIds: [5, 6], branches: [{ maxNewTokens: 2 }] };
+  const refused = async (request: RolloutRequest, code: string, message: string) => {
+    const run = model.rollouts([good, request]);
+    await t.throwsAsync(
+      async () => {
+        for await (const { type } of run) t.fail(type);
+      },
+      { code, message },
+    );
+  };
+  const branch = (change: Partial<RolloutBranch>) => ({
+    tokenIds: [5, 6],
+    branches: [{ maxNewTokens: 2 }, { maxNewTokens: 2, ...change }],
+  });
+  const data = 'ERR_CFT_BAD_DATA';
+  await refused({ ...good, tokenIds: [] }, data, 'request 1: expected at least one token, found none');
+  await refused(
+    { ...good, tokenIds: [5, 96] },
+    data,
+    'request 1: expected token ids below vocab_size 96, found 96',
+  );
+  await refused(branch({ length: 3 }), data, 'request 1, branch 1: expected a length from 1 to 2, found 3');
+  await refused(
+    branch({ forcedTokens: [-1] }),
+    data,
+    'request 1, branch 1, forcedTokens: expected token ids below vocab_size 96, found -1',
+  );
+  await refused(
+    branch({ maxNewTokens: 128 }),
+    data,
+    'request 1, branch 1: expected at most 128 positions (max_position_embeddings), found 129',
+  );
+  await refused(branch({ n: 0 }), data, 'request 1, branch 1: expected n of at least 1, found 0');
+  await refused(
+    branch({ topP: 0 }),
+    'ERR_CFT_BAD_OPTION',
+    'request 1, branch 1: topP: expected a number above 0 and at most 1, found 0',
+  );
+  const reason = new Error('no more');
+  const controller = new AbortController();
+  const long = model.rollouts(
+    [{ tokenIds: [5], branches: [{ maxNewTokens: 100, n: 4000, temperature: 1 }] }],
+    {
+      signal: controller.signal,
+    },
+  );
+  await t.throwsAsync(
+    async () => {
+      for await (const { type } of long) if (type === 'rollout') controller.abort(reason);
+    },
+    { is: reason },
+  );
+});
