@@ -1,6 +1,7 @@
 #include "test/emulator/emulator.h"
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 
 #ifdef __SANITIZE_ADDRESS__
@@ -15,8 +16,16 @@ constexpr size_t kWarp = 32;
 
 enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
 
+struct Copy {
+  void* target;
+  const void* source;
+  size_t bytes;
+};
+
 struct Fiber {
   ucontext_t context{};
+  std::vector<Copy> copies;                // not committed yet
+  std::deque<std::vector<Copy>> in_flight;  // committed groups
   std::vector<char> stack;
   State state = State::kReady;
   Dim3 index;
@@ -79,6 +88,8 @@ void fiber_main() {
 void start(Fiber& fiber) {
   fiber.stack.resize(kStackBytes);
   fiber.state = State::kReady;
+  fiber.copies.clear();
+  fiber.in_flight.clear();
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.data();
   fiber.context.uc_stack.ss_size = fiber.stack.size();
@@ -161,6 +172,33 @@ uint64_t exchange(uint64_t value, unsigned source) {
   const uint64_t result = source < kWarp && other < block.exchanged.size() ? block.exchanged[other] : value;
   sync_warp();
   return result;
+}
+
+const uint64_t* warp_values(uint64_t own) {
+  block.exchanged[block.current] = own;
+  sync_warp();
+  return &block.exchanged[block.current / kWarp * kWarp];
+}
+
+void copy_later(void* target, const void* source, size_t bytes) {
+  block.fibers[block.current].copies.push_back({target, source, bytes});
+}
+
+void commit_copies() {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.in_flight.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+
+void wait_copies(size_t pending) {
+  Fiber& fiber = block.fibers[block.current];
+  for (; fiber.in_flight.size() > pending; fiber.in_flight.pop_front())
+    for (const Copy& copy : fiber.in_flight.front()) {
+      if (copy.source == nullptr)
+        std::memset(copy.target, 0, copy.bytes);
+      else
+        std::memcpy(copy.target, copy.source, copy.bytes);
+    }
 }
 
 }  // namespace emulator

@@ -2,7 +2,7 @@
 // only: slow and deterministic, on any machine. The kernel's source is the one that nvcc compiles.
 //
 // Works: threadIdx, blockIdx, blockDim, gridDim, dynamic shared memory, __syncthreads, __syncwarp, full-warp
-// shuffles, atomicAdd. Shared memory is exactly as large as asked and starts as NaNs, so that reads before
+// shuffles, atomicAdd, asynchronous copies. Shared memory is exactly as large as asked and starts as NaNs, so that reads before
 // writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at barriers only and
 // run in either order, so a missing barrier shows as poison; true races, tensor cores and speed do not show
 // here.
@@ -49,10 +49,21 @@ uint64_t exchange(uint64_t value, unsigned source);
 
 unsigned lane();
 
+// The values that the lanes of the caller's warp passed to the same call. They stay until the caller's next
+// sync_warp(), which it must make before it passes anything else.
+const uint64_t* warp_values(uint64_t own);
+
+// Asynchronous copies of the calling thread, which arrive at wait_copies() and not before: committed ones in
+// groups, all but the latest `pending` groups of which have arrived after it. A null source stands for zeros.
+void copy_later(void* target, const void* source, size_t bytes);
+void commit_copies();
+void wait_copies(size_t pending);
+
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::sync_block(); }
 inline void __syncwarp(unsigned = ~0u) { emulator::sync_warp(); }
+inline void __threadfence() {}
 
 template <class T>
 T emulated_shuffle(T value, unsigned source) {
