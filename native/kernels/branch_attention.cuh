@@ -22,17 +22,17 @@ constexpr int kSuffixWarps = sizeof(T) == 2 ? 4 : 2;
 template <class T, int kDim>
 constexpr int kTrunkTileBytes = 2 * kTrunkKeys<T, kDim> * kTileStride<T, kDim> * static_cast<int>(sizeof(T));
 template <class T, int kDim>
-constexpr int kTrunkShared = kStages * kTrunkTileBytes<T, kDim> +
-                             kTrunkWarps * WarpAttention<T, kDim, kTrunkKeys<T, kDim>>::kScratch * 4 +
-                             3 * kTrunkQueries * 4;
+constexpr int kTrunkShared =
+    kStages * kTrunkTileBytes<T, kDim> +
+    kTrunkWarps * WarpAttention<T, kDim, kTrunkKeys<T, kDim>>::kScratch * 4 + 3 * kTrunkQueries * 4;
 
 template <class T, int kDim>
 constexpr int kSuffixTileBytes = 2 * kSuffixKeys * kTileStride<T, kDim> * static_cast<int>(sizeof(T));
 // The tiles' memory serves again for the warps' results.
 template <class T, int kDim>
-constexpr int kSuffixWarpBytes =
-    kSuffixTileBytes<T, kDim> > kWarpQueries * (kDim + 2) * 4 ? kSuffixTileBytes<T, kDim>
-                                                              : kWarpQueries * (kDim + 2) * 4;
+constexpr int kSuffixWarpBytes = kSuffixTileBytes<T, kDim> > kWarpQueries*(kDim + 2) * 4
+                                     ? kSuffixTileBytes<T, kDim>
+                                     : kWarpQueries*(kDim + 2) * 4;
 template <class T, int kDim>
 constexpr int kSuffixShared =
     kSuffixWarps<T> * (kSuffixWarpBytes<T, kDim> + WarpAttention<T, kDim, kSuffixKeys>::kScratch * 4);
@@ -41,8 +41,8 @@ __device__ __forceinline__ float score_scale(int dim) {
   return 1.44269504088896341f / sqrtf(static_cast<float>(dim));
 }
 
-// Starts the copy of kKeys rows from position `first` on; rows outside `seen` and columns from `dim` on become
-// zeros. `thread` of `threads` take part. `source` is position 0 of the key head.
+// Starts the copy of kKeys rows from position `first` on; rows outside `seen` and columns from `dim` on
+// become zeros. `thread` of `threads` take part. `source` is position 0 of the key head.
 template <class T, int kDim, int kKeys>
 __device__ __forceinline__ void copy_tile(T* target, const T* source, int first, Range seen, int dim,
                                           int thread, int threads) {
@@ -128,8 +128,12 @@ __global__ void __launch_bounds__(32 * kTrunkWarps)
              (static_cast<int64_t>(row) * cache.heads + head_of(query)) * dim;
     };
     Attention attention;
-    attention.begin(query_row, [&](int i) { return Range{begins[first_query + i], ends[first_query + i]}; },
-                    dim);
+    attention.begin(
+        query_row,
+        [&](int i) {
+          return Range{begins[first_query + i], ends[first_query + i]};
+        },
+        dim);
     const bool has_queries = first_query < tile.count * group;
 
     const int first = seen.begin / kKeys, last = (seen.end + kKeys - 1) / kKeys;
@@ -186,15 +190,20 @@ __global__ void __launch_bounds__(32 * kSuffixWarps<T>)
   const T* keys = static_cast<const T*>(cache.arena_keys) + offset;
   const T* values = static_cast<const T*>(cache.arena_values) + offset;
   T* tile = reinterpret_cast<T*>(shared + warp * kSuffixWarpBytes<T, kDim>);
-  float* scratch = reinterpret_cast<float*>(shared + kWarps * kSuffixWarpBytes<T, kDim>) +
-                   warp * Attention::kScratch;
+  float* scratch =
+      reinterpret_cast<float*>(shared + kWarps * kSuffixWarpBytes<T, kDim>) + warp * Attention::kScratch;
   const auto query_row = [&](int i) -> const T* {
     if (i >= count) return nullptr;
     return static_cast<const T*>(work.queries) +
            (static_cast<int64_t>(row) * cache.heads + first_head + i) * dim;
   };
   Attention attention;
-  attention.begin(query_row, [&](int i) { return i < count ? seen : Range{0, 0}; }, dim);
+  attention.begin(
+      query_row,
+      [&](int i) {
+        return i < count ? seen : Range{0, 0};
+      },
+      dim);
   const float scale = score_scale(dim);
   for (int number = seen.begin / kKeys; number * kKeys < seen.end; ++number) {
     if (number % kWarps != warp) continue;
@@ -225,7 +234,8 @@ __global__ void __launch_bounds__(32 * kSuffixWarps<T>)
     const int64_t partial = (static_cast<int64_t>(row) * cache.heads + first_head + i) * work.chunks;
     const auto* chunk_stats = reinterpret_cast<const Pack<float, 2>*>(work.partial_stats) + partial;
     float top = minus_infinity();
-    for (int chunk = first_chunk; chunk < last_chunk; ++chunk) top = larger(top, chunk_stats[chunk].values[0]);
+    for (int chunk = first_chunk; chunk < last_chunk; ++chunk)
+      top = larger(top, chunk_stats[chunk].values[0]);
     CFT_UNROLL for (int w = 0; w < kWarps; ++w) top = larger(top, stats_of(w, i)->values[0]);
     float total = 0.0f, mixed[kDim / 32];
     CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) mixed[j] = 0.0f;

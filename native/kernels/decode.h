@@ -20,7 +20,7 @@ enum {
 // rows of a bucket. The device changes status, token, suffix and budget, the host the rest. Rows without a
 // running slot read and write nothing of a slot and give zeros.
 struct CftDecodeState {
-  int32_t rows = 0;      // of the bucket
+  int32_t rows = 0;  // of the bucket
   int32_t slots = 0;
   int32_t capacity = 0;  // arena positions per slot
   int32_t forced_capacity = 0;
@@ -144,7 +144,8 @@ struct CftEndStep {
   int32_t* chosen = nullptr;           // (rows) the tokens, -1 for rows without a running slot
   const int32_t* end_tokens = nullptr;
   int32_t end_token_count = 0;
-  int32_t* ring = nullptr;  // (ring_steps, slots) decoded tokens, the end token too; step s writes s % ring_steps
+  int32_t* ring =
+      nullptr;  // (ring_steps, slots) decoded tokens, the end token too; step s writes s % ring_steps
   int32_t ring_steps = 0;
   int32_t* counters = nullptr;  // (2) zero at first: steps done, and blocks of this step that are done
 };

@@ -64,12 +64,12 @@ struct alignas(N * sizeof(T)) Pack {
 };
 
 template <class T>
-__device__ __forceinline__ T smaller(T a, T b) {
+__host__ __device__ __forceinline__ T smaller(T a, T b) {
   return b < a ? b : a;
 }
 
 template <class T>
-__device__ __forceinline__ T larger(T a, T b) {
+__host__ __device__ __forceinline__ T larger(T a, T b) {
   return a < b ? b : a;
 }
 

@@ -25,8 +25,8 @@ __global__ void swiglu_kernel(const T* __restrict__ gate_up, T* __restrict__ y, 
   reinterpret_cast<Values*>(y)[packs * row + i] = out;
 }
 
-// kAdd: y += x / rms(x) * weight; else y = it. x, y (rows, width), weight (width); width a multiple of N. Grid:
-// rows. Block: whole warps. Dynamic shared memory: one float per warp.
+// kAdd: y += x / rms(x) * weight; else y = it. x, y (rows, width), weight (width); width a multiple of N.
+// Grid: rows. Block: whole warps. Dynamic shared memory: one float per warp.
 template <class T, int N, bool kAdd>
 __global__ void rms_norm_kernel(const T* __restrict__ x, const T* __restrict__ weight, T* __restrict__ y,
                                 int64_t width, float eps) {

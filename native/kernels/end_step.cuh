@@ -81,8 +81,8 @@ __device__ inline void advance_slot(const CftDecodeState& state, const CftEndSte
   if (fed >= state.capacity) state.status[s] = CFT_SLOT_ARENA_FULL;
 }
 
-// A warp per row: kArgmax takes the token from the blocks' results, else from `chosen`; kAdvance moves the slot
-// on, else the token goes to `chosen`. Grid: rows by kEndStepWarps. Block: 32 * kEndStepWarps.
+// A warp per row: kArgmax takes the token from the blocks' results, else from `chosen`; kAdvance moves the
+// slot on, else the token goes to `chosen`. Grid: rows by kEndStepWarps. Block: 32 * kEndStepWarps.
 template <bool kArgmax, bool kAdvance>
 __global__ void __launch_bounds__(32 * kEndStepWarps)
     end_step_kernel(CftDecodeState state, CftEndStep end, int blocks) {

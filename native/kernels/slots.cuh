@@ -23,9 +23,7 @@ struct RowSlot {
   }
   __device__ Range trunk(int window) const { return {smaller(seen_from(window), prefix), prefix}; }
   // With the new token itself.
-  __device__ Range in_arena(int window) const {
-    return {larger(seen_from(window) - prefix, 0), suffix + 1};
-  }
+  __device__ Range in_arena(int window) const { return {larger(seen_from(window) - prefix, 0), suffix + 1}; }
 };
 
 __device__ __forceinline__ RowSlot slot_of(const CftDecodeState& state, int row) {
@@ -38,9 +36,10 @@ __device__ __forceinline__ RowSlot slot_of(const CftDecodeState& state, int row)
   return found;
 }
 
-// One thread per record.
-inline __global__ void refill_slots_kernel(const CftSlotRecord* records, int count, CftDecodeState state) {
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+// One thread per record. Block: kThreads. (A template, so that the header may stand in several files.)
+template <int kThreads>
+__global__ void refill_slots_kernel(const CftSlotRecord* records, int count, CftDecodeState state) {
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (i >= count) return;
   const CftSlotRecord record = records[i];
   state.status[record.slot] = record.status;
@@ -62,8 +61,8 @@ __global__ void begin_step_kernel(CftDecodeState state, CftBeginStep step) {
   const RowSlot slot = slot_of(state, row);
   const int64_t packs = step.width / N;
   Values* out = static_cast<Values*>(step.hidden) + row * packs;
-  const Values* in = static_cast<const Values*>(step.embedding) +
-                     (slot.running ? state.token[slot.slot] * packs : 0);
+  const Values* in =
+      static_cast<const Values*>(step.embedding) + (slot.running ? state.token[slot.slot] * packs : 0);
   Values zeros;
   CFT_UNROLL for (int j = 0; j < N; ++j) zeros.values[j] = from_float<T>(0.0f);
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) out[i] = slot.running ? in[i] : zeros;

@@ -61,7 +61,8 @@ __global__ void __launch_bounds__(kSplitQkvThreads)
       }
     }
     float scale = projection_scale[is_q ? 0 : 1];
-    if (split.norm == CFT_QK_NORM_HEAD) scale = rsqrtf(warp_sum(squares) / static_cast<float>(dim) + split.eps);
+    if (split.norm == CFT_QK_NORM_HEAD)
+      scale = rsqrtf(warp_sum(squares) / static_cast<float>(dim) + split.eps);
     const T* weight = nullptr;
     if (split.norm != CFT_QK_NORM_NONE && !is_v) {
       weight = static_cast<const T*>(is_q ? split.q_norm : split.k_norm);

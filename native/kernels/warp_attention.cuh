@@ -1,8 +1,9 @@
 // Softmax attention of one warp: 16 queries against tiles of keys and values in shared memory, with a running
-// maximum and sum per query. bf16 goes through tensor cores; fp32 through plain multiply-adds, exact and slow.
+// maximum and sum per query. bf16 goes through tensor cores; fp32 through plain multiply-adds, exact and
+// slow.
 //
-// Scores are kept as logarithms to base 2: `scale` is 1 / sqrt(head_dim) / ln 2. A key outside a query's range
-// changes no bit of its result, so tiles may be walked that only other queries of the warp need.
+// Scores are kept as logarithms to base 2: `scale` is 1 / sqrt(head_dim) / ln 2. A key outside a query's
+// range changes no bit of its result, so tiles may be walked that only other queries of the warp need.
 #pragma once
 #include "kernels/slots.cuh"
 #include "kernels/tensor_core.cuh"
@@ -43,8 +44,8 @@ class WarpAttention<Bf16, kDim, kKeys> {
 
   // Keys at positions first, first + 1, ...
   template <class Row>
-  __device__ __forceinline__ void attend(Row, int, const Bf16* keys, const Bf16* values, int first, float scale,
-                                         float*) {
+  __device__ __forceinline__ void attend(Row, int, const Bf16* keys, const Bf16* values, int first,
+                                         float scale, float*) {
     constexpr int kStride = kTileStride<Bf16, kDim>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     float p[kKeys / 8][4];  // scores, then weights: keys 8 j + 2 pair + i % 2 of query group + 8 (i / 2)
@@ -68,12 +69,13 @@ class WarpAttention<Bf16, kDim, kKeys> {
       }
       top = larger(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = larger(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      const float base = top == minus_infinity() ? 0.0f : top;  // nothing seen yet: no difference of infinities
+      const float base =
+          top == minus_infinity() ? 0.0f : top;  // nothing seen yet: no difference of infinities
       const float keep = exp2f(top_[i] - base);
       top_[i] = top;
       sum_[i] *= keep;
-      CFT_UNROLL for (int j = 0; j < kDim / 8; ++j) CFT_UNROLL for (int c = 0; c < 2; ++c) out_[j][2 * i + c] *=
-          keep;
+      CFT_UNROLL for (int j = 0; j < kDim / 8; ++j) CFT_UNROLL for (int c = 0; c < 2; ++c)
+          out_[j][2 * i + c] *= keep;
       CFT_UNROLL for (int j = 0; j < kKeys / 8; ++j) CFT_UNROLL for (int c = 0; c < 2; ++c) {
         float& weight = p[j][2 * i + c];
         weight = exp2f(weight - base);
@@ -132,8 +134,8 @@ class WarpAttention<float, kDim, kKeys> {
   template <class Row, class GetRange>
   __device__ __forceinline__ void begin(Row, GetRange range, int) {
     range_ = range(lane() % kWarpQueries);
-    CFT_UNROLL for (int i = 0; i < kWarpQueries; ++i) CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) out_[i][j] =
-        0.0f;
+    CFT_UNROLL for (int i = 0; i < kWarpQueries; ++i) CFT_UNROLL for (int j = 0; j < kDim / 32; ++j)
+        out_[i][j] = 0.0f;
   }
 
   template <class Row>
@@ -174,8 +176,8 @@ class WarpAttention<float, kDim, kKeys> {
       keeps[lane()] = keep;
     }
     __syncwarp();
-    CFT_UNROLL for (int i = 0; i < kWarpQueries; ++i) CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) out_[i][j] *=
-        keeps[i];
+    CFT_UNROLL for (int i = 0; i < kWarpQueries; ++i) CFT_UNROLL for (int j = 0; j < kDim / 32; ++j)
+        out_[i][j] *= keeps[i];
     for (int key = 0; key < kKeys; ++key) {
       float value[kDim / 32];
       CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) value[j] = values[key * kStride + lane() + 32 * j];
@@ -193,7 +195,8 @@ class WarpAttention<float, kDim, kKeys> {
     CFT_UNROLL for (int i = 0; i < kWarpQueries; ++i) {
       float* to = out(i);
       if (to == nullptr) continue;
-      CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) if (lane() + 32 * j < dim) to[lane() + 32 * j] = out_[i][j];
+      CFT_UNROLL for (int j = 0; j < kDim / 32; ++j) if (lane() + 32 * j < dim) to[lane() + 32 * j] =
+          out_[i][j];
     }
   }
 

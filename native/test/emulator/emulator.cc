@@ -24,7 +24,7 @@ struct Copy {
 
 struct Fiber {
   ucontext_t context{};
-  std::vector<Copy> copies;                // not committed yet
+  std::vector<Copy> copies;                 // not committed yet
   std::deque<std::vector<Copy>> in_flight;  // committed groups
   std::vector<char> stack;
   State state = State::kReady;

@@ -2,10 +2,10 @@
 // only: slow and deterministic, on any machine. The kernel's source is the one that nvcc compiles.
 //
 // Works: threadIdx, blockIdx, blockDim, gridDim, dynamic shared memory, __syncthreads, __syncwarp, full-warp
-// shuffles, atomicAdd, asynchronous copies. Shared memory is exactly as large as asked and starts as NaNs, so that reads before
-// writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at barriers only and
-// run in either order, so a missing barrier shows as poison; true races, tensor cores and speed do not show
-// here.
+// shuffles, atomicAdd, asynchronous copies. Shared memory is exactly as large as asked and starts as NaNs, so
+// that reads before writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at
+// barriers only and run in either order, so a missing barrier shows as poison; true races, tensor cores and
+// speed do not show here.
 #pragma once
 #include <ucontext.h>
 
