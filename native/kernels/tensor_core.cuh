@@ -38,7 +38,7 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
       d[i] += half(left.a[upper + 2 * late], k % 2) * half(right.b[late], k % 2);
     }
   }
-  emulator::sync_warp();
+  emulator::sync_warp();  // `own` must outlive the others' reads
 #endif
 }
 
@@ -68,7 +68,6 @@ __device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const Bf16* ro
     };
     out[m] = kTransposed ? at(2 * t, g) | at(2 * t + 1, g) << 16 : at(g, 2 * t) | at(g, 2 * t + 1) << 16;
   }
-  emulator::sync_warp();
 #endif
 }
 

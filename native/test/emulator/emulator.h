@@ -50,7 +50,7 @@ uint64_t exchange(uint64_t value, unsigned source);
 unsigned lane();
 
 // The values that the lanes of the caller's warp passed to the same call. They stay until the caller's next
-// sync_warp(), which it must make before it passes anything else.
+// exchange but one.
 const uint64_t* warp_values(uint64_t own);
 
 // Asynchronous copies of the calling thread, which arrive at wait_copies() and not before: committed ones in
