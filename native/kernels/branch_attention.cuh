@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(32 * kSuffixWarps<T>)
     __syncwarp();
   }
 
-  __syncthreads();  // the tiles' memory now holds what the warps found: (16, kDim) sums, then 16 stats
+  // A warp's tile memory now takes what it found: (16, kDim) sums, then 16 stats.
   const auto found = [&](int of_warp) {
     return reinterpret_cast<float*>(shared + of_warp * kSuffixWarpBytes<T, kDim>);
   };

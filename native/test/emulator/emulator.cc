@@ -192,6 +192,7 @@ uint64_t exchange(uint64_t value, unsigned source) {
 }
 
 void copy_later(void* target, const void* source, size_t bytes) {
+  std::memset(target, 0xff, bytes);  // until it arrives, nobody may read what was there
   block.fibers[block.current].copies.push_back({target, source, bytes});
 }
 

@@ -55,6 +55,7 @@ const uint64_t* warp_values(uint64_t own);
 
 // Asynchronous copies of the calling thread, which arrive at wait_copies() and not before: committed ones in
 // groups, all but the latest `pending` groups of which have arrived after it. A null source stands for zeros.
+// From the call on the target is poisoned.
 void copy_later(void* target, const void* source, size_t bytes);
 void commit_copies();
 void wait_copies(size_t pending);
