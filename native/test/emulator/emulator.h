@@ -16,6 +16,12 @@
 #include <functional>
 #include <vector>
 
+// A test may include CUDA's headers for the host before this one.
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __forceinline__
+#undef __launch_bounds__
 #define __global__
 #define __device__
 #define __host__
