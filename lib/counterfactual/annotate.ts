@@ -118,7 +118,7 @@ export async function annotationStageOptions({
 
 /**
  * Where slots that idle cost next to nothing. On a CPU a row more makes the step longer, and the one that turns out
- * needless was paid in full (docs/decisions/0005).
+ * needless was paid in full (docs/decisions/0007).
  */
 const speculates = (device: string): boolean => device !== 'cpu';
 

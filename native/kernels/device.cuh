@@ -6,11 +6,14 @@
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
-#define CFT_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+// 16 bytes: what asynchronous copies and matrix loads want.
+#define CFT_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
+#define CFT_UNROLL _Pragma("unroll")
 #else
 #include <cstring>
 
 #include "test/emulator/emulator.h"
+#define CFT_UNROLL
 #endif
 
 namespace cft::kernels {
@@ -59,6 +62,26 @@ template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
   T values[N];
 };
+
+template <class T>
+__host__ __device__ __forceinline__ T smaller(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class T>
+__host__ __device__ __forceinline__ T larger(T a, T b) {
+  return a < b ? b : a;
+}
+
+// Two neighbouring bf16 in a register, the first in the lower half.
+__device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
+#ifdef __CUDACC__
+  const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&both);
+#else
+  return from_float<Bf16>(first).bits | static_cast<uint32_t>(from_float<Bf16>(second).bits) << 16;
+#endif
+}
 
 __device__ __forceinline__ float warp_sum(float x) {
   for (int mask = 16; mask > 0; mask >>= 1) x += __shfl_xor_sync(0xffffffffu, x, mask);

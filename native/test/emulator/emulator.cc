@@ -1,6 +1,8 @@
 #include "test/emulator/emulator.h"
 
 #include <algorithm>
+#include <deque>
+#include <memory>
 #include <stdexcept>
 
 #ifdef __SANITIZE_ADDRESS__
@@ -15,16 +17,26 @@ constexpr size_t kWarp = 32;
 
 enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
 
+struct Copy {
+  void* target;
+  const void* source;
+  size_t bytes;
+};
+
 struct Fiber {
   ucontext_t context{};
-  std::vector<char> stack;
+  std::vector<Copy> copies;                 // not committed yet
+  std::deque<std::vector<Copy>> in_flight;  // committed groups
+  char* stack = nullptr;
   State state = State::kReady;
+  bool odd = false;  // which half of `exchanged` the next exchange takes
   Dim3 index;
 };
 
 struct Block {
   std::vector<Fiber> fibers;
-  std::vector<uint64_t> exchanged;  // one slot per thread
+  // One value per thread, twice: a lane may be at the next exchange while others still read this one's.
+  std::vector<uint64_t> exchanged;
   std::vector<unsigned char> shared;
   const std::function<void()>* kernel = nullptr;
   ucontext_t scheduler{};
@@ -34,6 +46,13 @@ struct Block {
 };
 
 Block block;
+
+// Stacks serve every launch: to clear 64 KiB a thread would take longer than most kernels.
+char* stack_of(size_t thread) {
+  static std::vector<std::unique_ptr<char[]>> stacks;
+  while (stacks.size() <= thread) stacks.emplace_back(new char[kStackBytes]);
+  return stacks[thread].get();
+}
 
 // AddressSanitizer follows a change of stacks only when it is told.
 void announce_switch([[maybe_unused]] void** saved, [[maybe_unused]] const void* stack,
@@ -65,7 +84,7 @@ void enter(size_t number) {
   Fiber& fiber = block.fibers[number];
   threadIdx = fiber.index;
   void* saved = nullptr;
-  announce_switch(&saved, fiber.stack.data(), fiber.stack.size());
+  announce_switch(&saved, fiber.stack, kStackBytes);
   swapcontext(&block.scheduler, &fiber.context);
   confirm_switch(saved, nullptr, nullptr);
 }
@@ -77,11 +96,13 @@ void fiber_main() {
 }
 
 void start(Fiber& fiber) {
-  fiber.stack.resize(kStackBytes);
   fiber.state = State::kReady;
+  fiber.odd = false;
+  fiber.copies.clear();
+  fiber.in_flight.clear();
   getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.data();
-  fiber.context.uc_stack.ss_size = fiber.stack.size();
+  fiber.context.uc_stack.ss_sp = fiber.stack;
+  fiber.context.uc_stack.ss_size = kStackBytes;
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, fiber_main, 0);
 }
@@ -134,8 +155,9 @@ void launch(Dim3 grid, Dim3 threads, size_t shared_bytes, Order order, const std
   block = Block{};
   block.kernel = &kernel;
   block.shared = std::vector<unsigned char>(shared_bytes);
-  block.exchanged.resize(count);
+  block.exchanged.resize(2 * count);
   block.fibers.resize(count);
+  for (size_t i = 0; i < count; ++i) block.fibers[i].stack = stack_of(i);
   for (size_t i = 0; i < count; ++i)
     block.fibers[i].index = {static_cast<unsigned>(i % threads.x),
                              static_cast<unsigned>(i / threads.x % threads.y),
@@ -154,13 +176,41 @@ void sync_warp() { leave(State::kAtWarpBarrier); }
 void sync_block() { leave(State::kAtBlockBarrier); }
 unsigned lane() { return static_cast<unsigned>(block.current % kWarp); }
 
+const uint64_t* warp_values(uint64_t own) {
+  Fiber& fiber = block.fibers[block.current];
+  uint64_t* half = block.exchanged.data() + (fiber.odd ? block.fibers.size() : 0);
+  fiber.odd = !fiber.odd;
+  half[block.current] = own;
+  sync_warp();
+  return half + block.current / kWarp * kWarp;
+}
+
 uint64_t exchange(uint64_t value, unsigned source) {
-  const size_t own = block.current, other = own / kWarp * kWarp + source;
-  block.exchanged[own] = value;
-  sync_warp();
-  const uint64_t result = source < kWarp && other < block.exchanged.size() ? block.exchanged[other] : value;
-  sync_warp();
-  return result;
+  const uint64_t* values = warp_values(value);
+  const bool there = source < kWarp && block.current / kWarp * kWarp + source < block.fibers.size();
+  return there ? values[source] : value;
+}
+
+void copy_later(void* target, const void* source, size_t bytes) {
+  std::memset(target, 0xff, bytes);  // until it arrives, nobody may read what was there
+  block.fibers[block.current].copies.push_back({target, source, bytes});
+}
+
+void commit_copies() {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.in_flight.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+
+void wait_copies(size_t pending) {
+  Fiber& fiber = block.fibers[block.current];
+  for (; fiber.in_flight.size() > pending; fiber.in_flight.pop_front())
+    for (const Copy& copy : fiber.in_flight.front()) {
+      if (copy.source == nullptr)
+        std::memset(copy.target, 0, copy.bytes);
+      else
+        std::memcpy(copy.target, copy.source, copy.bytes);
+    }
 }
 
 }  // namespace emulator

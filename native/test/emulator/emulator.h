@@ -2,10 +2,10 @@
 // only: slow and deterministic, on any machine. The kernel's source is the one that nvcc compiles.
 //
 // Works: threadIdx, blockIdx, blockDim, gridDim, dynamic shared memory, __syncthreads, __syncwarp, full-warp
-// shuffles, atomicAdd. Shared memory is exactly as large as asked and starts as NaNs, so that reads before
-// writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at barriers only and
-// run in either order, so a missing barrier shows as poison; true races, tensor cores and speed do not show
-// here.
+// shuffles, atomicAdd, asynchronous copies. Shared memory is exactly as large as asked and starts as NaNs, so
+// that reads before writes show in results and reads out of bounds under AddressSanitizer. Fibers switch at
+// barriers only and run in either order, so a missing barrier shows as poison; true races, tensor cores and
+// speed do not show here.
 #pragma once
 #include <ucontext.h>
 
@@ -16,6 +16,12 @@
 #include <functional>
 #include <vector>
 
+// A test may include CUDA's headers for the host before this one.
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __forceinline__
+#undef __launch_bounds__
 #define __global__
 #define __device__
 #define __host__
@@ -49,10 +55,22 @@ uint64_t exchange(uint64_t value, unsigned source);
 
 unsigned lane();
 
+// The values that the lanes of the caller's warp passed to the same call. They stay until the caller's next
+// exchange but one.
+const uint64_t* warp_values(uint64_t own);
+
+// Asynchronous copies of the calling thread, which arrive at wait_copies() and not before: committed ones in
+// groups, all but the latest `pending` groups of which have arrived after it. A null source stands for zeros.
+// From the call on the target is poisoned.
+void copy_later(void* target, const void* source, size_t bytes);
+void commit_copies();
+void wait_copies(size_t pending);
+
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::sync_block(); }
 inline void __syncwarp(unsigned = ~0u) { emulator::sync_warp(); }
+inline void __threadfence() {}
 
 template <class T>
 T emulated_shuffle(T value, unsigned source) {
