@@ -79,8 +79,13 @@ export class Contestant {
     const started = await Side.start(command, jobFile, { threads: job.threads, signal });
     if ('absent' in started) return started;
     const contestant = new Contestant(command, started, share, files, rollouts);
-    contestant.firstSeconds = (await contestant.#decode(contestant.firstCount)).seconds;
-    return contestant;
+    try {
+      contestant.firstSeconds = (await contestant.#decode(contestant.firstCount)).seconds;
+      return contestant;
+    } catch (error) {
+      contestant.side.kill(); // nobody else knows of it yet
+      throw error;
+    }
   }
 
   get firstCount(): number {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { annotate } from '../counterfactual/annotate.js';
+import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
 import { defaultBranches, type Model } from '../model/model.js';
 import { type Rollout, type RolloutRequest, runRollouts } from '../model/rollouts.js';
@@ -183,7 +184,8 @@ try {
   for await (const line of createInterface({ input: process.stdin }))
     say(await answer(model, job, JSON.parse(line) as { type: string }));
 } catch (error) {
-  // The harness tells it as its own failure, with the message that the user would have seen.
-  say({ type: 'error', message: error instanceof Error ? error.message : String(error) });
+  // The harness throws it as if it had happened there.
+  const code = error instanceof CftError ? error.code : undefined;
+  say({ type: 'error', code, message: error instanceof Error ? error.message : String(error) });
   process.exitCode = 1;
 }

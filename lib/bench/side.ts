@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { CftError } from '../errors.js';
+import { CftError, type CftErrorCode, errorCodes } from '../errors.js';
 import { boundSpinning } from '../native/loader.js';
 import type { Greeting } from './protocol.js';
 import { peakMemoryOf } from './quiet.js';
@@ -80,17 +80,20 @@ export class Side {
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     const side = new Side(command, child, signal);
-    const greeting = (await side.#next()) as Greeting | undefined;
-    if (greeting?.type === 'ready') return { side, ready: greeting };
-    const reason =
-      greeting?.type === 'absent'
-        ? greeting.reason
-        : child.pid === undefined
-          ? `${command.program} does not start: ${side.#ended}`
-          : undefined;
-    if (reason === undefined) throw side.#failure();
-    side.kill();
-    return { absent: reason };
+    try {
+      const greeting = (await side.#next()) as Greeting | undefined;
+      if (greeting?.type === 'ready') return { side, ready: greeting };
+      if (greeting?.type === 'absent') {
+        await side.end();
+        return { absent: greeting.reason };
+      }
+      if (greeting !== undefined) throw side.#refusal(greeting);
+      if (child.pid === undefined) return { absent: `${command.program} does not start: ${side.#ended}` };
+      throw side.#failure();
+    } catch (error) {
+      side.kill();
+      throw error;
+    }
   }
 
   /** The next line; undefined once the process has ended. */
@@ -123,13 +126,21 @@ export class Side {
     );
   }
 
+  /** What a side said instead of what it was asked for; our own side says our own errors. */
+  #refusal(reply: object): CftError {
+    const { code, message } = reply as { code?: unknown; message?: unknown };
+    if (typeof code === 'string' && code in errorCodes)
+      return new CftError(code as CftErrorCode, String(message));
+    return new CftError('ERR_CFT_IO', `${this.name}: ${message ?? JSON.stringify(reply).slice(0, 200)}`);
+  }
+
   /** Sends a request and waits for the reply. @throws CftError where the side fails; the signal's reason. */
   async ask<R extends { type: string }>(request: object): Promise<R> {
     this.#signal?.throwIfAborted();
     this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
     const reply = await this.#next();
     if (reply === undefined) throw this.#failure();
-    if (reply.type === 'error') throw new CftError('ERR_CFT_IO', `${this.name}: ${String(reply.message)}`);
+    if (reply.type === 'error') throw this.#refusal(reply);
     return reply as unknown as R;
   }
 

@@ -46,7 +46,15 @@ void multiply(const Model& model, const Inputs& x) {
   at::linear(x.hidden, model.head().weight);
 }
 
-// One step; a small model's rows are shared by the threads as the engine does it.
+// Rows shared by so many lanes.
+std::vector<Inputs> make_lanes(const Model& model, int64_t rows, int64_t count) {
+  std::vector<Inputs> lanes;
+  for (int64_t lane = 0; lane < count; ++lane) {
+    lanes.push_back(make_inputs(model, rows * (lane + 1) / count - rows * lane / count));
+  }
+  return lanes;
+}
+
 void step(const Model& model, const std::vector<Inputs>& lanes) {
   if (lanes.size() == 1) {
     multiply(model, lanes[0]);
@@ -56,16 +64,8 @@ void step(const Model& model, const std::vector<Inputs>& lanes) {
   synchronize(model);
 }
 
-}  // namespace
-
-GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
-  if (rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");
-  const int64_t lane_count = runs_by_lanes(model) ? std::min<int64_t>(at::get_num_threads(), rows) : 1;
-  std::vector<Inputs> lanes;
-  for (int64_t lane = 0; lane < lane_count; ++lane) {
-    lanes.push_back(make_inputs(model, rows * (lane + 1) / lane_count - rows * lane / lane_count));
-  }
-  step(model, lanes);  // the first has what later ones find ready
+GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64_t rows, double seconds) {
+  step(model, lanes);  // the first makes what later ones find ready
   std::vector<double> times;
   const Clock::time_point start = Clock::now();
   do {
@@ -76,6 +76,17 @@ GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
   std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
   return {static_cast<double>(rows) / times[times.size() / 2], static_cast<int64_t>(times.size()),
           "at::linear"};
+}
+
+}  // namespace
+
+GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
+  if (rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");
+  const GemmLimit by_operation = time_steps(model, make_lanes(model, rows, 1), rows, seconds);
+  const int64_t lanes = std::min<int64_t>(at::get_num_threads(), rows);
+  if (!runs_by_lanes(model) || lanes == 1) return by_operation;
+  const GemmLimit by_lanes = time_steps(model, make_lanes(model, rows, lanes), rows, seconds);
+  return by_lanes.tokens_per_second > by_operation.tokens_per_second ? by_lanes : by_operation;
 }
 
 }  // namespace cft

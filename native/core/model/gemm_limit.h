@@ -15,7 +15,8 @@ struct GemmLimit {
 
 // Runs the fused QKV, output, gate-up and down projections of all layers and the head on `rows` rows, each
 // layer's weights once per step as decoding does, so that weights larger than the cache come from memory. The
-// median step of about `seconds` of them.
+// threads share each product, or for a small model the rows, whichever is faster. The median step of
+// `seconds`.
 GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
 
 }  // namespace cft
