@@ -92,6 +92,11 @@ export class Contestant {
     return Math.min(firstRollouts, this.share.places.length);
   }
 
+  /** Seconds for the first rollouts once more, to choose between ways of running a side. */
+  async again(): Promise<number> {
+    return (await this.#decode(this.firstCount)).seconds;
+  }
+
   async #decode(count: number): Promise<RunReply> {
     const results = this.#files.path(`results-${this.command.name}.json`);
     return await this.side.ask<RunReply>({ type: 'run', count, results });
