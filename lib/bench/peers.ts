@@ -1,5 +1,5 @@
 /** Who is measured beside us: programs in bench/peers, each with an install line of its own. */
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { packageRoot } from '../native/addon.mjs';
 import type { PeerName } from './names.js';
 import type { SideCommand } from './side.js';
@@ -12,8 +12,11 @@ export interface Peer extends SideCommand {
 }
 
 const peersFolder = join(packageRoot, 'bench', 'peers');
-const pythonInstall =
-  'python3 -m venv .venv && .venv/bin/pip install -r bench/peers/requirements.txt, then --python .venv/bin/python';
+/** As one would type it: the package may be a dependency of the folder one is in. */
+const shown = (name: string): string => relative(process.cwd(), join(peersFolder, name)) || '.';
+
+const pythonInstall = (): string =>
+  `python3 -m venv .venv && .venv/bin/pip install -r ${shown('requirements.txt')}, then --python .venv/bin/python`;
 
 /** @param python interpreter of the peers in Python. */
 export function peerOf(name: PeerName, python: string): Peer {
@@ -25,7 +28,7 @@ export function peerOf(name: PeerName, python: string): Peer {
         name,
         program: python,
         args: [script],
-        install: pythonInstall,
+        install: pythonInstall(),
         every: name === 'hf-generate' ? 1 : 4,
         choosesDtype: true,
       };
@@ -35,7 +38,7 @@ export function peerOf(name: PeerName, python: string): Peer {
         name,
         program: process.execPath,
         args: [join(peersFolder, 'node-llama-cpp', 'peer.mjs')],
-        install: 'npm install --prefix bench/peers/node-llama-cpp, and --gguf FILE',
+        install: `npm install --prefix ${shown('node-llama-cpp')}, and --gguf FILE`,
         every: 4,
         choosesDtype: false,
       };
