@@ -241,6 +241,7 @@ test('the table shows the latest run of a case, with ratios, agreement and the m
   t.true(text.includes('every 4th position'));
   t.true(text.includes('cft-native 0.1.0'));
   t.false(text.includes('busy'));
+  t.true(renderTables([]).includes('There are no rows yet.'));
   t.true(renderTables([forFile({ ...row, quiet: false })]).includes('The machine was busy'));
 });
 
