@@ -6,6 +6,7 @@
  */
 import { availableParallelism, cpus } from 'node:os';
 import { parseArgs } from 'node:util';
+import { percentile } from '../lib/bench/statistics.js';
 import { appendLines } from '../lib/files.js';
 import { loadModel } from '../lib/model/load.js';
 import { cases } from './cases.js';
@@ -20,14 +21,6 @@ const { values } = parseArgs({
     output: { type: 'string' },
   },
 });
-
-/** Linear interpolation between the sorted values. */
-function percentile(sorted: readonly number[], share: number): number {
-  const place = share * (sorted.length - 1);
-  const low = sorted[Math.floor(place)] ?? Number.NaN;
-  const high = sorted[Math.ceil(place)] ?? Number.NaN;
-  return low + (high - low) * (place - Math.floor(place));
-}
 
 await using model = await loadModel(values.model, {
   device: values.device,
@@ -62,7 +55,6 @@ for (const { name, what, prepare } of cases) {
     rates.push(useful / ((performance.now() - start) / 1000));
   }
   dispose();
-  rates.sort((a, b) => a - b);
   const [p20, p50, p80] = [0.2, 0.5, 0.8].map((share) => Math.round(percentile(rates, share)));
   const row = { case: name, what, unit: 'tokens/s', p20, p50, p80, repeats: rates.length, tokens: useful };
   const line = JSON.stringify({ ...row, ...machine });

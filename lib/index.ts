@@ -2,6 +2,8 @@
  * cft-native: Critical Token Fine-tuning on libtorch. Importing this loads neither the addon nor libtorch; loadModel
  * does. docs/ describes the method, the files and every function.
  */
+export { type BenchOptions, bench } from './bench/bench.js';
+export type { BenchEvent, BenchResult, BenchRow } from './bench/events.js';
 export { type AnnotateOptions, annotate } from './counterfactual/annotate.js';
 export type { AnnotateEvent, Savings } from './counterfactual/events.js';
 export type { AnnotateResult } from './counterfactual/stage.js';

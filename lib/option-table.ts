@@ -2,9 +2,19 @@
  * The one table of options. Types, defaults, checks, command-line flags and help all come from here: an option is
  * named in camelCase in the Node API and configuration files and in kebab-case on the command line.
  */
+import { benchSuites, caseNames, peerNames } from './bench/names.js';
 import { strategyNames } from './strategies/names.js';
 
-export const commands = ['train', 'annotate', 'eval', 'generate', 'verify', 'doctor', 'setup'] as const;
+export const commands = [
+  'train',
+  'annotate',
+  'eval',
+  'generate',
+  'verify',
+  'bench',
+  'doctor',
+  'setup',
+] as const;
 export type Command = (typeof commands)[number];
 
 export interface OptionSpec {
@@ -28,28 +38,30 @@ export interface OptionSpec {
 }
 
 const all = ['train', 'annotate', 'eval', 'generate'] as const;
+const loading = [...all, 'bench'] as const;
 const data = ['train', 'annotate', 'eval'] as const;
+const batched = [...data, 'bench'] as const;
 const rollouts = ['train', 'annotate'] as const;
 const train = ['train'] as const;
 
 const common = {
   model: {
     kind: 'string',
-    on: all,
+    on: loading,
     default: 'embedded',
     describe: 'Hugging Face folder, PEFT adapter folder, hub id, or "embedded"',
   },
   revision: { kind: 'string', on: all, describe: 'Branch, tag or commit of a hub model' },
   device: {
     kind: 'string',
-    on: all,
+    on: loading,
     default: 'auto',
     pattern: { matches: /^(auto|cpu|cuda(:\d+)?)$/, expected: 'auto, cpu, cuda or cuda:N' },
     describe: 'auto, cpu, cuda or cuda:N',
   },
   dtype: {
     kind: 'string',
-    on: all,
+    on: loading,
     default: 'auto',
     values: ['auto', 'float32', 'bfloat16'],
     describe: 'Weights and arithmetic',
@@ -62,7 +74,7 @@ const common = {
     max: Number.MAX_SAFE_INTEGER,
     describe: 'Seed of everything random',
   },
-  threads: { kind: 'integer', on: all, min: 1, max: 1024, describe: 'CPU threads (default: all cores)' },
+  threads: { kind: 'integer', on: loading, min: 1, max: 1024, describe: 'CPU threads (default: all cores)' },
   output: {
     kind: 'string',
     on: data,
@@ -70,7 +82,7 @@ const common = {
     describe: 'Run folder (default: a new runs/<time>)',
   },
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },
-  limit: { kind: 'integer', on: data, min: 1, describe: 'Use only the first N questions' },
+  limit: { kind: 'integer', on: batched, min: 1, describe: 'Use only the first N questions' },
 } as const satisfies Record<string, OptionSpec>;
 
 const questions = {
@@ -124,7 +136,7 @@ const decoding = {
   },
   maxConcurrency: {
     kind: 'integer',
-    on: data,
+    on: batched,
     words: ['auto'],
     default: 'auto',
     min: 1,
@@ -371,6 +383,59 @@ const evaluation = {
   },
 } as const satisfies Record<string, OptionSpec>;
 
+const bench = ['bench'] as const;
+const benchmark = {
+  suite: {
+    kind: 'string',
+    on: bench,
+    values: benchSuites,
+    describe: 'What to measure; the word after the command',
+  },
+  case: {
+    kind: 'list',
+    on: bench,
+    default: 'embedded',
+    describe: `Cases: ${caseNames.join(', ')}`,
+  },
+  peer: { kind: 'list', on: bench, describe: `Run beside it: ${peerNames.join(', ')}` },
+  peerDtype: {
+    kind: 'string',
+    on: bench,
+    default: 'auto',
+    values: ['auto', 'float32', 'bfloat16'],
+    describe: "The Hugging Face peers' dtype; auto: on a CPU the faster one",
+  },
+  peerEvery: {
+    kind: 'integer',
+    on: bench,
+    words: ['auto'],
+    default: 'auto',
+    min: 1,
+    describe: 'Give peers only every Nth position; auto: 1 for hf-generate, 4 for the slower ones',
+  },
+  python: {
+    kind: 'string',
+    on: bench,
+    default: 'python3',
+    describe: 'Interpreter with what bench/peers/requirements.txt lists',
+  },
+  gguf: { kind: 'string', on: bench, describe: 'The model as a GGUF file, for node-llama-cpp' },
+  repeats: {
+    kind: 'integer',
+    on: bench,
+    default: 5,
+    min: 1,
+    max: 1000,
+    describe: 'Undisturbed repeats of each side, in turn',
+  },
+  results: {
+    kind: 'string',
+    on: bench,
+    default: 'bench/results/rollouts.jsonl',
+    describe: 'File that the rows are appended to',
+  },
+} as const satisfies Record<string, OptionSpec>;
+
 const setup = {
   flavour: {
     kind: 'string',
@@ -388,6 +453,7 @@ export const optionTable = {
   ...annotation,
   ...training,
   ...evaluation,
+  ...benchmark,
   ...setup,
 };
 
@@ -401,5 +467,6 @@ export const optionGroups: Readonly<Record<string, readonly string[]>> = {
   Annotation: Object.keys(annotation),
   Training: Object.keys(training),
   Evaluation: Object.keys(evaluation),
+  Measuring: Object.keys(benchmark),
   Building: Object.keys(setup),
 };

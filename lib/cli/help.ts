@@ -55,6 +55,16 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
       ['$0 verify --data predictions.jsonl --answer-field gold', 'From a file'],
     ],
   },
+  bench: {
+    describe: 'Measure counterfactual rollouts, beside other programs on request, into a file of rows',
+    examples: [
+      ['$0 bench rollouts', 'The embedded model, our side alone'],
+      [
+        '$0 bench rollouts --case smollm2-latency --model ./smollm2 --peer hf-generate --python .venv/bin/python',
+        'A single response of SmolLM2-135M-Instruct beside Hugging Face generate',
+      ],
+    ],
+  },
   doctor: {
     describe: 'What was found on this machine, each problem with its remedy',
     examples: [
@@ -128,7 +138,7 @@ function makeParser(): Argv {
 
 /** Help of one command. */
 export function commandHelp(command: Command): Promise<string> {
-  const positional = command === 'generate' ? ' [prompt]' : '';
+  const positional = { generate: ' [prompt]', bench: ' rollouts' }[command as string] ?? '';
   return addOptions(makeParser(), command)
     .usage(`$0 ${command}${positional} [options]\n\n${about[command].describe}`)
     .epilogue(examples(command))

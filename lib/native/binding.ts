@@ -103,6 +103,11 @@ export interface NativeModel {
   logits(tokenIds: Int32Array): Promise<NativeLogits>;
   /** logProbs[i] = log p(ids[i+1] | ids[..i]) and entropies[i] of that distribution in nats; T - 1 of each. */
   scores(tokenIds: Int32Array): Promise<{ logProbs: Float32Array; entropies: Float32Array }>;
+  /**
+   * Tokens per second that the matrix products of a decode step alone would allow with so many rows: all layers'
+   * weights once per step, the head included. Takes about half a second.
+   */
+  gemmLimit(rows: number): Promise<{ tokensPerSecond: number; steps: number; kernel: string }>;
   /** Hugging Face names of all weights in a fixed order, without a tied lm_head. */
   tensorNames(): string[];
   /** Shape of a weight by its name. */

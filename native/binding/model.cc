@@ -8,6 +8,7 @@
 #include "binding/environment.h"
 #include "core/errors.h"
 #include "core/model/decoder.h"
+#include "core/model/gemm_limit.h"
 #include "core/ops/lanes.h"
 
 namespace cft::binding {
@@ -56,6 +57,7 @@ Napi::Function ModelHandle::define(Napi::Env env) {
   return DefineClass(
       env, "NativeModel",
       {InstanceMethod<&ModelHandle::logits>("logits"), InstanceMethod<&ModelHandle::scores>("scores"),
+       InstanceMethod<&ModelHandle::gemm_limit>("gemmLimit"),
        InstanceMethod<&ModelHandle::tensor_names>("tensorNames"),
        InstanceMethod<&ModelHandle::tensor_shape>("tensorShape"),
        InstanceMethod<&ModelHandle::save_tensors>("saveTensors"),
@@ -170,6 +172,26 @@ Napi::Value ModelHandle::scores(const Napi::CallbackInfo& info) {
           Napi::Object result = Napi::Object::New(env);
           result.Set("logProbs", floats(env, scores.log_probs));
           result.Set("entropies", floats(env, scores.entropies));
+          return result;
+        });
+  });
+}
+
+Napi::Value ModelHandle::gemm_limit(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&] {
+    const int64_t rows = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : 0;
+    return run(
+        env,
+        [model = need(), rows] {
+          const c10::NoGradGuard no_grad;
+          return cft::gemm_limit(*model, rows);
+        },
+        [](Napi::Env env, GemmLimit& limit) -> Napi::Value {
+          Napi::Object result = Napi::Object::New(env);
+          result.Set("tokensPerSecond", limit.tokens_per_second);
+          result.Set("steps", static_cast<double>(limit.steps));
+          result.Set("kernel", limit.kernel);
           return result;
         });
   });

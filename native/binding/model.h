@@ -25,6 +25,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   std::shared_ptr<Model> need() const;
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value scores(const Napi::CallbackInfo& info);
+  Napi::Value gemm_limit(const Napi::CallbackInfo& info);
   Napi::Value tensor_names(const Napi::CallbackInfo& info);
   Napi::Value tensor_shape(const Napi::CallbackInfo& info);
   Napi::Value save_tensors(const Napi::CallbackInfo& info);

@@ -1,0 +1,92 @@
+#include "core/model/gemm_limit.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "core/errors.h"
+#include "core/ops/lanes.h"
+#ifdef CFT_CUDA
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace cft {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void synchronize(const Model& model) {
+#ifdef CFT_CUDA
+  if (model.device().is_cuda()) c10::cuda::getCurrentCUDAStream(model.device().index()).synchronize();
+#else
+  (void)model;
+#endif
+}
+
+struct Inputs {
+  at::Tensor hidden;        // (rows, hidden)
+  at::Tensor heads;         // (rows, heads * head_dim)
+  at::Tensor intermediate;  // (rows, intermediate)
+};
+
+Inputs make_inputs(const Model& model, int64_t rows) {
+  const ModelConfig& c = model.config();
+  const auto options = at::TensorOptions().dtype(model.dtype()).device(model.device());
+  return {at::full({rows, c.hidden_size}, 0.5, options), at::full({rows, c.heads * c.head_dim}, 0.5, options),
+          at::full({rows, c.intermediate_size}, 0.5, options)};
+}
+
+void multiply(const Model& model, const Inputs& x) {
+  for (const LayerWeights& w : model.layers()) {
+    at::linear(x.hidden, w.qkv.weight);
+    at::linear(x.heads, w.o.weight);
+    at::linear(x.hidden, w.gate_up.weight);
+    at::linear(x.intermediate, w.down.weight);
+  }
+  at::linear(x.hidden, model.head().weight);
+}
+
+// Rows shared by so many lanes.
+std::vector<Inputs> make_lanes(const Model& model, int64_t rows, int64_t count) {
+  std::vector<Inputs> lanes;
+  for (int64_t lane = 0; lane < count; ++lane) {
+    lanes.push_back(make_inputs(model, rows * (lane + 1) / count - rows * lane / count));
+  }
+  return lanes;
+}
+
+void step(const Model& model, const std::vector<Inputs>& lanes) {
+  if (lanes.size() == 1) {
+    multiply(model, lanes[0]);
+  } else {
+    run_lanes(static_cast<int64_t>(lanes.size()), [&](int64_t lane) { multiply(model, lanes[lane]); });
+  }
+  synchronize(model);
+}
+
+GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64_t rows, double seconds) {
+  step(model, lanes);  // the first makes what later ones find ready
+  std::vector<double> times;
+  const Clock::time_point start = Clock::now();
+  do {
+    const Clock::time_point before = Clock::now();
+    step(model, lanes);
+    times.push_back(std::chrono::duration<double>(Clock::now() - before).count());
+  } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return {static_cast<double>(rows) / times[times.size() / 2], static_cast<int64_t>(times.size()),
+          "at::linear"};
+}
+
+}  // namespace
+
+GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
+  if (rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");
+  const GemmLimit by_operation = time_steps(model, make_lanes(model, rows, 1), rows, seconds);
+  const int64_t lanes = std::min<int64_t>(at::get_num_threads(), rows);
+  if (!runs_by_lanes(model) || lanes == 1) return by_operation;
+  const GemmLimit by_lanes = time_steps(model, make_lanes(model, rows, lanes), rows, seconds);
+  return by_lanes.tokens_per_second > by_operation.tokens_per_second ? by_lanes : by_operation;
+}
+
+}  // namespace cft

@@ -1,0 +1,22 @@
+// How fast the matrix products of one decode step alone would be: the limit that an engine is measured
+// against.
+#pragma once
+#include <cstdint>
+
+#include "core/model/model.h"
+
+namespace cft {
+
+struct GemmLimit {
+  double tokens_per_second = 0;
+  int64_t steps = 0;  // timed
+  const char* kernel = "";
+};
+
+// Runs the fused QKV, output, gate-up and down projections of all layers and the head on `rows` rows, each
+// layer's weights once per step as decoding does, so that weights larger than the cache come from memory. The
+// threads share each product, or for a small model the rows, whichever is faster. The median step of
+// `seconds`.
+GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
+
+}  // namespace cft

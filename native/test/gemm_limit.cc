@@ -1,0 +1,22 @@
+// The limit of matrix products: a rate of rows, from steps that were really timed.
+#include "core/model/gemm_limit.h"
+
+#include <doctest.h>
+
+#include "core/errors.h"
+#include "random_model.h"
+
+TEST_CASE("the GEMM limit is a rate of rows, for few rows and many") {
+  for (const cft_test::Structure structure : {cft_test::Structure::kLlama, cft_test::Structure::kQwen2}) {
+    const cft::Model model = cft_test::random_model(structure);
+    for (const int64_t rows : {1, 7, 256}) {
+      const cft::GemmLimit limit = cft::gemm_limit(model, rows, 0.05);
+      CHECK(limit.steps > 0);
+      // Half of the steps took at least the median.
+      const double median = static_cast<double>(rows) / limit.tokens_per_second;
+      CHECK(median > 0);
+      CHECK(median * static_cast<double>(limit.steps / 2) < 1.0);
+    }
+  }
+  CHECK_THROWS_AS(cft::gemm_limit(cft_test::random_model(cft_test::Structure::kLlama), 0), cft::Error);
+}
