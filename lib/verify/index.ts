@@ -9,18 +9,21 @@
  */
 import type { Verification } from '../types.js';
 import { goldChoice, lastChoice, leadingChoice } from './choice.js';
-import { compareAnswers, isNumeric } from './compare.js';
+import { equalAnswers, isNumeric } from './compare.js';
 import {
   boxedAnswer,
   boxedSpans,
   hashAnswer,
+  joinedBoxes,
   lastAnswer,
-  mathSpans,
-  numberSpans,
   phraseAnswer,
+  type Span,
 } from './extract.js';
-import { canonicalText, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
+import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
+import { valueInPhrase } from './phrase.js';
+import { unitsContradict } from './units.js';
+import { isMeaningful, isNegation, magnitudeOf, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
 const maxTextLength = 100_000;
@@ -47,6 +50,19 @@ function withoutNote(text: string): string {
   return isNote ? text.slice(0, open).trim() : text;
 }
 
+/** A note that says "not" or "million" is none. */
+function withoutUnitNote(text: string): string {
+  const open = text.lastIndexOf('(');
+  const words =
+    open < 0
+      ? []
+      : text
+          .slice(open)
+          .toLowerCase()
+          .split(/[^\p{L}'’]+/u);
+  return words.some((word) => isMeaningful(word)) ? text : withoutNote(text);
+}
+
 /** The answer in a gold text: after the last `####`, in the last box, or the text itself. */
 function goldAnswer(answer: string): string {
   const hashes = answer.lastIndexOf('####');
@@ -56,17 +72,28 @@ function goldAnswer(answer: string): string {
   return withoutNote(trimAnswer(boxed));
 }
 
+/** `a:b` as a fraction, also "a to b"; what may be a time of day (10:30) is none. */
+function ratioOf(text: string): string | undefined {
+  const match = /^\s*(\d{1,9})\s*(?::|\\colon|\bto\b)\s*(\d{1,9})\s*$/.exec(text);
+  if (match === null || /^\s*\d{1,2}:[0-5]\d\s*$/.test(text)) return undefined;
+  return `${match[1]}/${match[2]}`;
+}
+
 class Gold {
   readonly text: string;
   readonly #reading: Reading | undefined;
   readonly #words: string | undefined;
   readonly #hasGroups: boolean;
+  readonly #ratio: Reading | undefined;
 
   constructor(text: string) {
     this.text = text;
-    this.#reading = read(text);
-    this.#words = wordKey(text);
+    const spelled = spelledNumber(text);
+    this.#reading = read(spelled ?? text);
+    this.#words = spelled === undefined ? wordKey(text) : undefined;
     this.#hasGroups = /\d,\d{3}/.test(text);
+    const ratio = ratioOf(text);
+    this.#ratio = ratio === undefined ? undefined : read(ratio);
   }
 
   get method(): string {
@@ -95,11 +122,15 @@ class Gold {
   /** True where `text` as a whole is this answer. */
   matches(text: string): boolean {
     if (text === this.text) return true;
-    const reading = read(text);
+    const reading = read((this.isNumber ? spelledNumber(text) : undefined) ?? text);
     if (reading === undefined || this.#reading === undefined) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
     if (this.isWords) return wordKey(text) === this.#words;
-    if (compareAnswers(this.#reading.answer, reading.answer)) return true;
+    if (equalAnswers(this.#reading.answer, reading.answer)) return !unitsContradict(this.text, text);
+    if (this.#ratio !== undefined) {
+      const ratio = read(ratioOf(text) ?? text);
+      if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
+    }
     if (this.#words !== undefined && !this.isNumber && wordKey(text) === this.#words) return true;
     // (1,234) may be a pair as well.
     return this.#hasGroups && read(this.text, false)?.canonical === read(text, false)?.canonical;
@@ -107,18 +138,6 @@ class Gold {
 }
 
 const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
-
-/** The number in an extracted answer that has other words around it: the only one, or the one that it starts with. */
-function numberIn(text: string, mayLead: boolean): string | undefined {
-  // In a formula the number is a part of something else: x + 5 is not 5.
-  if (!hasWords(text)) return undefined;
-  const numbers = numberSpans(text.slice(0, maxAnswerLength));
-  const first = numbers[0];
-  if (first === undefined || numbers.length === 1) return first?.content;
-  return mayLead && first.start === 0 && !/^[\s]*[-+*/^=,(]/.test(text.slice(first.end))
-    ? first.content
-    : undefined;
-}
 
 function matchChoice(prediction: string, gold: string): Verification {
   const boxed = boxedAnswer(boxedSpans(prediction), 1);
@@ -134,6 +153,32 @@ function matchChoice(prediction: string, gold: string): Verification {
   };
 }
 
+/** A formula or a number, with what the words outside the box make of it: "\\boxed{7} million", "not \\boxed{7}". */
+function boxValue(text: string, content: string, { start, end }: Span): string | undefined {
+  const word = /^[\s$]{0,3}([A-Za-z]+)/.exec(text.slice(end, end + 20))?.[1];
+  const scale = word === undefined ? undefined : magnitudeOf(word);
+  const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
+  if (before !== undefined && isNegation(before.toLowerCase())) return undefined;
+  return scale === undefined ? content : `(${content})*${scale}`;
+}
+
+/** What a marked answer says as a whole, or the one value that it holds among words. */
+function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
+  if (gold.matches(text)) return [true, text];
+  const value = gold.isWords ? undefined : valueInPhrase(text);
+  if (value !== undefined)
+    return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
+  // "The answer is yes, because ..."
+  const start = isPhrase && gold.isWords ? text.slice(0, text.search(/[,;:.(]/)) : undefined;
+  return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
+}
+
+/** Any value: what is neither text nor a number says nothing. */
+const textOf = (value: unknown): string =>
+  typeof value === 'string' || typeof value === 'number' || typeof value === 'bigint'
+    ? foldDigits(String(value).slice(-maxTextLength))
+    : '';
+
 /**
  * Compares the answer in a response with the gold answer. Never throws.
  *
@@ -141,8 +186,8 @@ function matchChoice(prediction: string, gold: string): Verification {
  * @param answer gold: bare, GSM8K solution (`#### 42`) or MATH solution (`\boxed{...}`)
  */
 export function verify(prediction: string, answer: string | number): Verification {
-  const response = String(prediction ?? '').slice(-maxTextLength);
-  const goldText = goldAnswer(String(answer ?? '').slice(-maxTextLength));
+  const response = textOf(prediction);
+  const goldText = goldAnswer(textOf(answer));
   const letter = goldChoice(goldText);
   if (letter !== undefined) return matchChoice(response, letter);
   const gold = new Gold(goldText);
@@ -157,34 +202,43 @@ export function verify(prediction: string, answer: string | number): Verificatio
 
   const boxes = boxedSpans(response);
   const boxed = boxedAnswer(boxes, 1);
-  const phrase = boxed === undefined && hashAnswer(response) === undefined;
-  const marked = boxed ?? hashAnswer(response) ?? phraseAnswer(response);
+  const hash = boxed === undefined ? hashAnswer(response) : undefined;
+  const marked = boxed ?? hash ?? phraseAnswer(response);
   if (marked !== undefined) {
     if (marked.length > maxAnswerLength) return result(marked === goldText, marked);
-    const text = withoutNote(trimAnswer(marked));
-    if (gold.matches(text)) return result(true, text);
-    if (boxed !== undefined && gold.count > 1 && boxes.length > 1) {
-      const joined = boxedAnswer(boxes, gold.count) ?? text;
-      return result(gold.matches(joined), joined);
-    }
-    // "The final answer is then $9 + 4 = 13$"
-    const formula = phrase ? mathSpans(text).at(-1)?.content : undefined;
-    if (formula !== undefined && gold.matches(trimAnswer(formula))) return result(true, trimAnswer(formula));
-    const number = gold.isNumber ? numberIn(text, phrase) : undefined;
-    if (number !== undefined) return result(gold.matches(number), number);
-    // "The answer is yes, because ..."
-    const start = phrase && gold.isWords ? text.slice(0, text.search(/[,;:.(]/)) : undefined;
-    if (start !== undefined && gold.matches(start)) return result(true, start);
-    return result(false, text);
+    if (boxed !== undefined) return matchBoxes(gold, response, boxes, result);
+    return result(...matchMarked(gold, withoutUnitNote(trimAnswer(marked)), hash === undefined));
   }
   // A long text is not an answer as a whole, unless the gold answer is long too.
   const longest = Math.max(gold.isNumber ? 80 : 200, 2 * goldText.length);
   const whole = trimAnswer(response.length <= longest ? response : '');
-  if (whole !== '' && gold.matches(withoutNote(whole))) return result(true, whole);
+  if (whole !== '' && gold.matches(withoutUnitNote(whole))) return result(true, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
   const last = lastAnswer(response, gold.isNumber);
   if (last === undefined) return none;
-  const text = trimAnswer(last);
-  return result(gold.matches(text), text);
+  const text = trimAnswer(last.value ?? last.text);
+  return result(last.value !== undefined && gold.matches(text), text);
+}
+
+function matchBoxes(
+  gold: Gold,
+  response: string,
+  boxes: readonly Span[],
+  result: (correct: boolean, extracted: string) => Verification,
+): Verification {
+  const last = boxes.at(-1) as Span;
+  const text = withoutUnitNote(trimAnswer(last.content));
+  const value = boxValue(response, text, last);
+  if (value === undefined) return result(false, `not ${text}`);
+  if (gold.count > 1 && boxes.length > 1 && !gold.matches(text)) {
+    const joined = boxedAnswer(boxes, gold.count) ?? text;
+    return result(gold.matches(joined), joined);
+  }
+  // "\\boxed{5} or \\boxed{6}" is not 6.
+  const others = joinedBoxes(response, boxes).slice(0, -1);
+  if (gold.count === 1 && others.some((content) => !gold.matches(trimAnswer(content)))) {
+    return result(false, [...others, text].join(', '));
+  }
+  return result(...matchMarked(gold, value, false));
 }
