@@ -39,11 +39,11 @@ export function leadingChoice(answer: string): string | undefined {
   );
   const bare = unwrapLetter(text);
   const found =
-    /^\(([A-Ea-e])\)|^\[([A-Ea-e])\]|^([A-E])(?=$|[.):,;*\\]|\s*$|\s+[^a-z\s])|^([a-e])(?=$|[.):])/.exec(
+    /^\(([A-Ea-e])\)|^\[([A-Ea-e])\]|^([A-E])(?=$|[.):,;*\\]|\s*$|\s+[^a-z\s]|\s+(?:rather|instead|not|because|since)\b)|^([a-e])(?=$|[.):])/.exec(
       bare,
     );
   if (found === null) return undefined;
-  const rest = bare.slice(found[0].replace(/[^A-Za-z)\]]+$/, '').length);
+  const rest = bare.slice(found[0].length).replace(/\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}?/g, '$1');
   if (another.test(rest) || deniedAfter.test(rest)) return undefined;
   return (found[1] ?? found[2] ?? found[3] ?? found[4])?.toUpperCase();
 }

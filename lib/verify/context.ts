@@ -21,12 +21,15 @@ const operation = new RegExp(
   'i',
 );
 const subtraction = /\d\s*\S*\s+minus[\s$]*$/i;
-/** "5 or 6", "5 to 7", "3 and 4": another number and a word of choice before the number. */
-const alternative = /[\d}][^.;=\d]{0,24}\b(?:or|to|through)[\s$*]*$|\beither\b[^.;=]*\b(?:or)[\s$*]*$/i;
+/** "5 or 6", "5 to 7", "between 3 and 4": another number and a word of choice before the number. */
+const alternative =
+  /\d[^.;=\d$]{0,24}\b(?:or|to|through)[\s*]*$|\beither\b[^.;=]*\bor[\s$*]*$|\bbetween\b[^.;=]*\band[\s$*]*$/i;
+/** The same between formulas; "$72/6$ or $12$" gives another form of the same number. */
+const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]+\s*\$,?\s*(?:or|to)\s*\$?$/i;
 const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
 const measuredAfter = new RegExp(String.raw`^\s*${measure}\b`);
 const changedAfter =
-  /^(?:[kKMB]\b|bn\b|\s*(?:squared|cubed|and (?:a|one)[\s-](?:half|quarter)|and three[\s-]quarters|remainder|R\s?\d|halves|thirds|quarters|fifths|tenths|hundredths|thousandths|or (?:more|less|fewer|so many|[a-z]+[\s-]?(?:teen|ty)|two|three|four|five|six|seven|eight|nine|ten)|plus|minus|times (?!a\b|per\b|as\b|the\b|each\b|every\b|more\b|in\b|this\b|that\b)\w|divided by|multiplied by|at (?:least|most)|percentile|(?:\p{L}+\s+)?(?:is|was|are|were)(?:n['’]t| (?:not|wrong|incorrect|false|too))))/iu;
+  /^(?:[kKMB]\b|bn\b|\s*(?:squared|cubed|and (?:a|one)[\s-](?:half|quarter)|and three[\s-]quarters|remainder|R\s?\d|halves|thirds|quarters|fifths|tenths|hundredths|thousandths|or (?:more|less|fewer|so many|[a-z]+[\s-]?(?:teen|ty)|two|three|four|five|six|seven|eight|nine|ten)|plus|minus|times (?!a\b|per\b|as\b|the\b|each\b|every\b|more\b|in\b|this\b|that\b)\w|divided by|multiplied by|at (?:least|most)|percentile|(?:is|was)(?:n['’]t| not)\b|(?:\p{L}+\s+)?(?:is|was|are) (?:wrong|incorrect|false)\b))/iu;
 
 /** The content of the span with what the words beside it say; undefined where it does not stand for itself. */
 export function inContext(text: string, { start, end, content }: Span): string | undefined {
@@ -38,10 +41,14 @@ export function inContext(text: string, { start, end, content }: Span): string |
     const near = clause.replace(/^.*,(?=\s)/s, '');
     if (denial.test(near) || bound.test(clause) || operation.test(clause) || subtraction.test(clause))
       return undefined;
-    if (alternative.test(clause) || (measured.test(clause) && measuredAfter.test(after))) return undefined;
+    const isEquation = content.includes('=');
+    if (alternative.test(clause) || (!isEquation && alternativeFormula.test(clause))) return undefined;
+    if (measured.test(clause) && measuredAfter.test(after)) return undefined;
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
   }
   if (changedAfter.test(after)) return undefined;
-  const scale = magnitudeOf(/^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '');
+  const word = /^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '';
+  // "60 / 12 = 5 dozen" has counted in dozens.
+  const scale = isResult && /^dozens?$/i.test(word) ? undefined : magnitudeOf(word);
   return scale === undefined ? value : `(${value})*${scale}`;
 }

@@ -23,7 +23,7 @@ import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordK
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { unitsContradict } from './units.js';
-import { isMeaningful, isNegation, magnitudeOf, spelledNumber } from './words.js';
+import { isMeaningful, isNegation, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
 const maxTextLength = 100_000;
@@ -68,13 +68,14 @@ function goldAnswer(answer: string): string {
   const hashes = answer.lastIndexOf('####');
   if (hashes >= 0) return trimAnswer(answer.slice(hashes + 4));
   // A solution whose box is empty has no answer.
-  const boxed = answer.includes('\\boxed') ? (boxedAnswer(boxedSpans(answer), 1) ?? '') : answer;
+  const boxed = answer.includes('\\boxed') ? joinedBoxes(answer, boxedSpans(answer)).join(', ') : answer;
   return withoutNote(trimAnswer(boxed));
 }
 
 /** `a:b` as a fraction, also "a to b"; what may be a time of day (10:30) is none. */
 function ratioOf(text: string): string | undefined {
-  const match = /^\s*(\d{1,9})\s*(?::|\\colon|\bto\b)\s*(\d{1,9})\s*$/.exec(text);
+  const plain = text.replace(/\\text\{([^{}]*)\}/g, '$1');
+  const match = /^\s*(\d{1,9})\s*(?::|\\colon|\bto\b)\s*(\d{1,9})\s*$/.exec(plain);
   if (match === null || /^\s*\d{1,2}:[0-5]\d\s*$/.test(text)) return undefined;
   return `${match[1]}/${match[2]}`;
 }
@@ -153,13 +154,10 @@ function matchChoice(prediction: string, gold: string): Verification {
   };
 }
 
-/** A formula or a number, with what the words outside the box make of it: "\\boxed{7} million", "not \\boxed{7}". */
-function boxValue(text: string, content: string, { start, end }: Span): string | undefined {
-  const word = /^[\s$]{0,3}([A-Za-z]+)/.exec(text.slice(end, end + 20))?.[1];
-  const scale = word === undefined ? undefined : magnitudeOf(word);
+/** "not \\boxed{7}" */
+function isDenied(text: string, { start }: Span): boolean {
   const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
-  if (before !== undefined && isNegation(before.toLowerCase())) return undefined;
-  return scale === undefined ? content : `(${content})*${scale}`;
+  return before !== undefined && isNegation(before.toLowerCase());
 }
 
 /** What a marked answer says as a whole, or the one value that it holds among words. */
@@ -213,6 +211,7 @@ export function verify(prediction: string, answer: string | number): Verificatio
   const longest = Math.max(gold.isNumber ? 80 : 200, 2 * goldText.length);
   const whole = trimAnswer(response.length <= longest ? response : '');
   if (whole !== '' && gold.matches(withoutUnitNote(whole))) return result(true, whole);
+  if (gold.isNumber && unitsContradict(goldText, whole)) return result(false, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
   const last = lastAnswer(response, gold.isNumber);
@@ -229,8 +228,7 @@ function matchBoxes(
 ): Verification {
   const last = boxes.at(-1) as Span;
   const text = withoutUnitNote(trimAnswer(last.content));
-  const value = boxValue(response, text, last);
-  if (value === undefined) return result(false, `not ${text}`);
+  if (isDenied(response, last)) return result(false, `not ${text}`);
   if (gold.count > 1 && boxes.length > 1 && !gold.matches(text)) {
     const joined = boxedAnswer(boxes, gold.count) ?? text;
     return result(gold.matches(joined), joined);
@@ -240,5 +238,5 @@ function matchBoxes(
   if (gold.count === 1 && others.some((content) => !gold.matches(trimAnswer(content)))) {
     return result(false, [...others, text].join(', '));
   }
-  return result(...matchMarked(gold, value, false));
+  return result(...matchMarked(gold, text, false));
 }

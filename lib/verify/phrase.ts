@@ -80,7 +80,12 @@ function pieces(text: string): Piece[] | undefined {
     if (word !== undefined) {
       const isAbbreviation = /^(?:p\.|a\.|\p{L}\.)$/u.test(word);
       const bare = isAbbreviation ? word : word.replace(/\.$/, '');
-      found.push({ kind: 'word', text: bare.toLowerCase().replace('’', "'"), start, end });
+      found.push({
+        kind: 'word',
+        text: (bare.length === 1 && bare !== 'A' ? bare : bare.toLowerCase()).replace('’', "'"),
+        start,
+        end,
+      });
     } else if (isFormula !== undefined || number !== undefined) {
       // "5-7" is no -7 and "5 -7" no answer either: the sign stays a mark of its own.
       if (previous?.kind === 'value' && /^[-−]/.test(piece)) {
@@ -118,6 +123,8 @@ function valueAfterFillers(list: readonly Piece[], at: number): number | undefin
     if (piece.kind === 'value') return index;
     if (isSign(piece) && list[index + 1]?.kind === 'value') return index + 1;
     if (isSign(piece) && isCurrency(list[index + 1]) && list[index + 2]?.kind === 'value') return index + 2;
+    // "x = 5"
+    if (/^\p{L}$/u.test(piece.text) && list[index + 1]?.text === '=') continue;
     const isEmphasis = /^[*_"“,]$/.test(piece.text);
     if (!isWord(piece, words.fillers) && !isWord(piece, words.hedges) && !isCurrency(piece) && !isEmphasis)
       return undefined;
@@ -193,7 +200,7 @@ function restIsHarmless(list: readonly Piece[], at: number, value: string): bool
       if (!/^[,.:;/'"“”*_)\]-]$/.test(text)) return false;
     } else if (kind === 'word') {
       if (words.isMeaningful(text)) return false;
-      if (/^\p{L}$/u.test(text) && !/^[amgshld]$/.test(text)) return false;
+      if (/^\p{L}$/u.test(text) && !/^[amgshldL]$/.test(text)) return false;
       if (words.prepositions.has(text) && (sawUnit ? true : !(isPart || text === 'in'))) {
         const number = valueAfterFillers(list, index + 1);
         if (number !== undefined) index = number;

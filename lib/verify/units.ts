@@ -36,30 +36,44 @@ export const measure = `(?:${Object.values(spellings).join('|')})`;
 
 const powers: Record<string, string> = { square: '2', sq: '2', cubic: '3', cu: '3' };
 
+interface Unit {
+  name: string;
+  /** One of the table, so that another one contradicts it. */
+  isKnown: boolean;
+  power: string;
+}
+
+const dollar: Unit = { name: 'dollar', isKnown: true, power: '1' };
+
 /** `cm^2` of "20 cm^2", "20\text{ cm}^2", "20 square centimeters"; undefined where the text does not end in a known unit. */
-export function unitOf(text: string): string | undefined {
+export function unitOf(text: string): Unit | undefined {
   const plain = text
     .slice(-80)
-    .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~]|\\[ ,;!]/g, ' ')
+    .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~$]|\\[ ,;!]/g, ' ')
     .replace(/²/g, '^2')
     .replace(/³/g, '^3');
   const match = /(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+|¢)\.?\s*(?:\^\s*(\d))?[\s.$)]*$/.exec(plain);
-  if (match === null) return /^\s*(?:US)?\\?\$\s*[\d.,]+\s*$/.test(text) ? 'dollar^1' : undefined;
+  if (match === null) return /^\s*(?:US)?\\?\$\s*[\d.,]+\s*$/.test(text) ? dollar : undefined;
   const [, word, unit = '', power] = match;
   const before = plain.slice(0, match.index);
-  // A unit follows an amount; "m" after a slash or a letter is a part of something else.
-  if (!/[\d%)]\s*\(?$/.test(before.trimEnd())) return undefined;
+  // A unit follows an amount or another unit: "5 m", "11.6 lb / in^2".
+  if (!/[\d%)]\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
   const name = [...known].find(
     ([pattern]) => pattern.test(unit) || (unit.length > 2 && pattern.test(unit.toLowerCase())),
   );
-  if (name === undefined) return undefined;
-  return `${name[1]}^${power ?? powers[word?.replace('.', '') ?? ''] ?? '1'}`;
+  if (name === undefined && unit.length < 2) return undefined;
+  return {
+    name: name?.[1] ?? unit.toLowerCase().replace(/s$/, ''),
+    isKnown: name !== undefined,
+    power: power ?? powers[word?.replace('.', '') ?? ''] ?? '1',
+  };
 }
 
-/** True where both texts end in known units that differ. */
+/** True where both texts end in known units that differ, or in powers of the same word that differ. */
 export function unitsContradict(gold: string, predicted: string): boolean {
   const unit = unitOf(gold);
-  if (unit === undefined) return false;
-  const found = unitOf(predicted);
-  return found !== undefined && found !== unit;
+  const found = unit && unitOf(predicted);
+  if (unit === undefined || found === undefined) return false;
+  if (unit.name === found.name) return unit.power !== found.power;
+  return unit.isKnown && found.isKnown;
 }
