@@ -50,26 +50,30 @@ function withoutNote(text: string): string {
   return isNote ? text.slice(0, open).trim() : text;
 }
 
+const noteWords = (text: string): string[] => {
+  const open = text.endsWith(')') ? text.lastIndexOf('(') : -1;
+  return open < 0
+    ? []
+    : (text
+        .slice(open)
+        .toLowerCase()
+        .match(/[\p{L}'’]+/gu) ?? []);
+};
+
 /** A note that says "not" or "million" is none. */
 function withoutUnitNote(text: string): string {
-  const open = text.lastIndexOf('(');
-  const words =
-    open < 0
-      ? []
-      : text
-          .slice(open)
-          .toLowerCase()
-          .split(/[^\p{L}'’]+/u);
-  return words.some((word) => isMeaningful(word)) ? text : withoutNote(text);
+  return noteWords(text).some((word) => isMeaningful(word)) ? text : withoutNote(text);
 }
 
 /** The answer in a gold text: after the last `####`, in the last box, or the text itself. */
-function goldAnswer(answer: string): string {
+function goldAnswer(answer: string): { text: string; note: string[] } {
   const hashes = answer.lastIndexOf('####');
-  if (hashes >= 0) return trimAnswer(answer.slice(hashes + 4));
+  if (hashes >= 0) return { text: trimAnswer(answer.slice(hashes + 4)), note: [] };
   // A solution whose box is empty has no answer.
   const boxed = answer.includes('\\boxed') ? joinedBoxes(answer, boxedSpans(answer)).join(', ') : answer;
-  return withoutNote(trimAnswer(boxed));
+  const trimmed = trimAnswer(boxed);
+  const text = withoutNote(trimmed);
+  return { text, note: text === trimmed ? [] : noteWords(trimmed) };
 }
 
 /** `a:b` as a fraction, also "a to b"; what may be a time of day (10:30) is none. */
@@ -87,7 +91,10 @@ class Gold {
   readonly #hasGroups: boolean;
   readonly #ratio: Reading | undefined;
 
-  constructor(text: string) {
+  constructor(
+    text: string,
+    readonly note: readonly string[],
+  ) {
     this.text = text;
     const spelled = spelledNumber(text);
     this.#reading = read(spelled ?? text);
@@ -118,6 +125,13 @@ class Gold {
   get count(): number {
     const { answer } = this.#reading ?? {};
     return answer?.kind === 'sequence' && answer.open === '' ? answer.items.length : 1;
+  }
+
+  /** 12 (oranges) are not 12 (points). */
+  hasOtherNote(text: string): boolean {
+    const note = this.note.length === 0 || withoutNote(text) === text ? [] : noteWords(text);
+    const stem = (word: string): string => word.slice(0, 4);
+    return note.length > 0 && !note.some((word) => this.note.some((own) => stem(own) === stem(word)));
   }
 
   /** True where `text` as a whole is this answer. */
@@ -185,10 +199,10 @@ const textOf = (value: unknown): string =>
  */
 export function verify(prediction: string, answer: string | number): Verification {
   const response = textOf(prediction);
-  const goldText = goldAnswer(textOf(answer));
+  const { text: goldText, note } = goldAnswer(textOf(answer));
   const letter = goldChoice(goldText);
   if (letter !== undefined) return matchChoice(response, letter);
-  const gold = new Gold(goldText);
+  const gold = new Gold(goldText, note);
   const none: Verification = { correct: false, extracted: undefined, expected: goldText, method: 'none' };
   if (goldText === '') return none;
   const result = (correct: boolean, extracted: string): Verification => ({
@@ -204,14 +218,17 @@ export function verify(prediction: string, answer: string | number): Verificatio
   const marked = boxed ?? hash ?? phraseAnswer(response);
   if (marked !== undefined) {
     if (marked.length > maxAnswerLength) return result(marked === goldText, marked);
+    if (gold.hasOtherNote(trimAnswer(marked))) return result(false, trimAnswer(marked));
     if (boxed !== undefined) return matchBoxes(gold, response, boxes, result);
     return result(...matchMarked(gold, withoutUnitNote(trimAnswer(marked)), hash === undefined));
   }
   // A long text is not an answer as a whole, unless the gold answer is long too.
   const longest = Math.max(gold.isNumber ? 80 : 200, 2 * goldText.length);
   const whole = trimAnswer(response.length <= longest ? response : '');
-  if (whole !== '' && gold.matches(withoutUnitNote(whole))) return result(true, whole);
-  if (gold.isNumber && unitsContradict(goldText, whole)) return result(false, whole);
+  if (whole !== '' && !gold.hasOtherNote(whole) && gold.matches(withoutUnitNote(whole)))
+    return result(true, whole);
+  if (gold.isNumber && (unitsContradict(goldText, whole) || gold.hasOtherNote(whole)))
+    return result(false, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
   const last = lastAnswer(response, gold.isNumber);
