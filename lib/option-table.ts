@@ -22,6 +22,8 @@ export interface OptionSpec {
   /** Commands that take it. */
   on: readonly Command[];
   describe: string;
+  /** What else it is for one command. */
+  describeOn?: Readonly<Partial<Record<Command, string>>>;
   default?: string | number | boolean;
   /** Allowed values of a string. */
   values?: readonly string[];
@@ -90,6 +92,7 @@ const questions = {
     kind: 'string',
     on: ['train', 'annotate', 'eval', 'verify'],
     describe: 'Questions: .jsonl, .json, .csv or .parquet',
+    describeOn: { verify: 'Predictions: JSON Lines with the field prediction (default: standard input)' },
   },
   questionField: { kind: 'string', on: data, default: 'question', describe: 'Field that holds the question' },
   answerField: {

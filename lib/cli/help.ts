@@ -81,13 +81,13 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
   },
 };
 
-function describe(spec: OptionSpec): string {
+function describe(spec: OptionSpec, command: Command): string {
   const values = spec.values ? ` (${spec.values.join(', ')})` : '';
   const fallback =
     spec.default === undefined || spec.kind === 'boolean'
       ? ''
       : ` [default: ${JSON.stringify(spec.default)}]`;
-  return `${spec.describe}${values}${fallback}`;
+  return `${spec.describeOn?.[command] ?? spec.describe}${values}${fallback}`;
 }
 
 function addOptions(parser: Argv, command: Command): Argv {
@@ -95,7 +95,7 @@ function addOptions(parser: Argv, command: Command): Argv {
   for (const name of names) {
     const spec: OptionSpec = optionTable[name];
     parser.option(flagOf(name).slice(2), {
-      describe: describe(spec),
+      describe: describe(spec, command),
       type:
         spec.kind === 'boolean'
           ? 'boolean'

@@ -3,7 +3,7 @@
  * how numbers and quotients are written: x/2 + 1 = 1 + \frac{1}{2}x. It does not multiply out or factor.
  */
 import { evaluate } from './evaluate.js';
-import type { Node } from './parse.js';
+import type { Node } from './expression.js';
 import type { Rational } from './rational.js';
 import * as rational from './rational.js';
 
@@ -79,8 +79,20 @@ function collect(node: Node, scale: Rational, sum: Map<string, Rational>): void 
   }
 }
 
+/** A list's items are compared with each other many times. */
+const known = new WeakMap<Node, string>();
+
 /** Spelling of a node; equal spellings mean equal expressions. */
 export function spelling(node: Node): string {
+  let text = known.get(node);
+  if (text === undefined) {
+    text = spell(node);
+    known.set(node, text);
+  }
+  return text;
+}
+
+function spell(node: Node): string {
   switch (node.kind) {
     case 'number':
       return rational.toText(node.value);

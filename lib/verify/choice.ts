@@ -19,6 +19,18 @@ export function goldChoice(answer: string): string | undefined {
   return /^\(?([A-E])\)?$/.exec(unwrapLetter(answer))?.[1];
 }
 
+/** After a letter: another one, so that the text settles on none. */
+const another =
+  /^[)\].:*\s}]*(?:,|;|\/|&|\+|-|–|or|and|nor|to)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*[A-Ea-e](?![\p{L}\d'’])/u;
+const anotherBefore =
+  /(?<![\p{L}\d'’])[A-E][)\].:*\s]*(?:,|;|\/|&|or|and|nor)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*$/u;
+/** Words before a letter that deny it. */
+const denied =
+  /(?:\b(?:not|never|cannot|neither|nor|instead of|rather than|than|except|excludes?|excluding|eliminates?|eliminating|rules? out|ruling out|reject)|n['’]t)(?:\s+(?:be|is|the|a|option|choice|answer|either|possibly))*[\s("'*:]*$/i;
+/** Words after a letter that deny it. */
+const deniedAfter =
+  /^[)\].*\s]*(?:is|are|was|can|could|must|does|do)\s*(?:n['’]t\b|not\b|(?:also\s+|clearly\s+)?(?:wrong|incorrect|false|impossible|out\b|ruled out|eliminated))/i;
+
 /** The letter at the start of an extracted answer: `C`, `(c)`, `C. 42`, `\textbf{(C)}\ 42`, `option C`. */
 export function leadingChoice(answer: string): string | undefined {
   const text = unwrapLetter(answer.slice(0, 200)).replace(
@@ -27,10 +39,13 @@ export function leadingChoice(answer: string): string | undefined {
   );
   const bare = unwrapLetter(text);
   const found =
-    /^\(([A-Ea-e])\)|^\[([A-Ea-e])\]|^([A-E])(?=$|[.):,;*\\]|\s*$|\s+[^a-z\s])|^([a-e])(?=$|[.):])/.exec(
+    /^\(([A-Ea-e])\)|^\[([A-Ea-e])\]|^([A-E])(?=$|[.):,;*\\]|\s*$|\s+[^a-z\s]|\s+(?:rather|instead|not|because|since)\b)|^([a-e])(?=$|[.):])/.exec(
       bare,
     );
-  return (found?.[1] ?? found?.[2] ?? found?.[3] ?? found?.[4])?.toUpperCase();
+  if (found === null) return undefined;
+  const rest = bare.slice(found[0].length).replace(/\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}?/g, '$1');
+  if (another.test(rest) || deniedAfter.test(rest)) return undefined;
+  return (found[1] ?? found[2] ?? found[3] ?? found[4])?.toUpperCase();
 }
 
 /** The last letter in running text that stands for itself: `(C)`, `C.`, `**C**`, "option C"; "A dog" is no choice. */
@@ -41,7 +56,14 @@ export function lastChoice(text: string): string | undefined {
     const after = window.slice(match.index + 1, match.index + 3);
     // "A" followed by a word is the article.
     if (match[1] === 'A' && /^\s\p{L}/u.test(after)) continue;
-    last = match[1];
+    const [before, rest] = [
+      window.slice(Math.max(0, match.index - 40), match.index),
+      window.slice(match.index + 1, match.index + 40),
+    ];
+    if (denied.test(before) || deniedAfter.test(rest)) continue;
+    // "A or B" settles on neither.
+    if (another.test(rest) || anotherBefore.test(before)) last = undefined;
+    else last = match[1];
   }
   return last;
 }

@@ -1,5 +1,5 @@
 /** Numeric value of an expression without variables: exact where it is rational, else a double. */
-import type { Node } from './parse.js';
+import type { Node } from './expression.js';
 import type { Rational } from './rational.js';
 import * as rational from './rational.js';
 
@@ -199,9 +199,27 @@ function isNear(a: number, b: number): boolean {
   );
 }
 
+/** Digits after the point of a decimal that ends. */
+function decimalsOf({ denominator }: Rational): number {
+  let decimals = 0;
+  for (let power = 1n; power % denominator !== 0n && decimals < 100; power *= 10n) decimals++;
+  return decimals;
+}
+
+/**
+ * True where the decimal with fewer digits is the other one rounded or cut off there, with at least six significant
+ * digits; two decimals with the same number of digits are equal or not.
+ */
+function isRoundingOf(a: Rational, b: Rational): boolean {
+  const fewer = Math.min(decimalsOf(a), decimalsOf(b));
+  const [value, other] = [rational.toNumber(a), rational.toNumber(b)];
+  const isLong = Math.abs(decimalsOf(a) === fewer ? value : other) >= 10 ** (5 - fewer);
+  return decimalsOf(a) !== decimalsOf(b) && isLong && Math.abs(value - other) < 10 ** -fewer;
+}
+
 /**
  * Whole numbers, fractions and decimals are compared exactly; a decimal equals a fraction without finite decimals
- * (1/3), and anything equals an irrational or plainly rounded number, to six digits.
+ * (1/3), and anything equals an irrational number, to six digits; of two decimals one may be the other one rounded.
  */
 export function equalValues(a: Value, b: Value): boolean {
   if (!Number.isFinite(a.approximate) || !Number.isFinite(b.approximate))
@@ -211,6 +229,7 @@ export function equalValues(a: Value, b: Value): boolean {
     const rounded = a.form === 'rounded' || b.form === 'rounded';
     const endless = !rational.terminates(a.exact) || !rational.terminates(b.exact);
     if (!rounded && !(endless && (a.form === 'decimal' || b.form === 'decimal'))) return false;
+    if (!endless) return isRoundingOf(a.exact, b.exact) && isNear(a.approximate, b.approximate);
   }
   return isNear(a.approximate, b.approximate);
 }

@@ -2,9 +2,10 @@
  * Finds the answer in a response: \boxed{...}, then `#### ...`, then "the answer is ...", and where none of these
  * stands, the last formula or number. Every search is linear in the text.
  */
+import { inContext } from './context.js';
 import { foldUnicode, maxAnswerLength, trimAnswer } from './normalize.js';
 
-interface Span {
+export interface Span {
   start: number;
   end: number;
   content: string;
@@ -75,6 +76,22 @@ export function boxedAnswer(spans: readonly Span[], count: number): string | und
   return last.length === 0 ? undefined : last.map(({ content }) => content).join(', ');
 }
 
+/** The contents of the last box and of those that "or", "and" or a comma join to it; a box alone gives one. */
+export function joinedBoxes(text: string, spans: readonly Span[]): string[] {
+  const contents: string[] = [];
+  for (let index = spans.length - 1; index >= 0; index--) {
+    const span = spans[index] as Span;
+    const next = spans[index + 1];
+    if (
+      next !== undefined &&
+      !/^[\s$.]{0,6}(?:,?\s*(?:or|and)|,|;|\/)[\s$]{0,6}$/.test(text.slice(span.end, next.start).slice(0, 30))
+    )
+      break;
+    contents.unshift(span.content);
+  }
+  return contents;
+}
+
 /** What follows the last `####` on its line; a markdown heading is none unless it is the last line or starts a number. */
 export function hashAnswer(text: string): string | undefined {
   const start = text.lastIndexOf('####');
@@ -118,6 +135,10 @@ const answerLink =
 /** How many mentions of "answer" are looked at, from the last one. */
 const maxMentions = 50;
 
+/** A sentence that says what the answer is not, unless it goes on to say what it is. */
+const denial = /^(?:not|never|neither|definitely not|certainly not|probably not)\b(?!.*(?:,|;|\bbut\b))/is;
+const correction = /^\s*(?:no|nope|wait,? no|oops|sorry|correction|scratch that|actually)\b[^\n]*\d/i;
+
 /** The words after the last "answer is", "answer:", "final answer ... is" up to the end of the sentence. */
 export function phraseAnswer(text: string): string | undefined {
   const window = text.slice(-20_000);
@@ -125,7 +146,8 @@ export function phraseAnswer(text: string): string | undefined {
   for (const { index } of mentions) {
     const after = index + 'answer'.length;
     const link = answerLink.exec(window.slice(after, after + 100));
-    if (link === null) continue;
+    // "The answer cannot be 18" gives none.
+    if (link === null || /\b(?:not|never|cannot|neither|nor)\b|n['’]t\b/i.test(link[0])) continue;
     let start = after + link[0].length;
     // "The answer is:\n42" has its answer on the next line.
     while (start < window.length && /[\s*:]/.test(window[start] as string)) start++;
@@ -133,8 +155,12 @@ export function phraseAnswer(text: string): string | undefined {
       const close = window.indexOf(window[start] === '$' ? '$$' : '\\]', start + 2);
       if (close > 0) return window.slice(start + 2, close);
     }
-    const sentence = trimAnswer(window.slice(start, sentenceEnd(window, start)));
-    if (sentence !== '') return sentence;
+    const end = sentenceEnd(window, start);
+    const sentence = trimAnswer(window.slice(start, end));
+    if (sentence === '' || denial.test(sentence)) continue;
+    // "18? No, 19" and "18. No, it is 19" take it back.
+    if (window[end] === '?' || correction.test(window.slice(end + 1, end + 200))) continue;
+    return sentence;
   }
   return undefined;
 }
@@ -182,8 +208,8 @@ export function mathSpans(text: string): Span[] {
   return spans;
 }
 
-const numberPattern =
-  /(?<![\p{L}\d_^.\\])(?:[-−]\s?)?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?(?:\s?\/\s?\d+(?![\d.])| \d+\/\d+)?(?:\s?\\?%|\s?percent\b)?|(?<!\d)(?:[-−]\s?)?\d*\s?\\[dt]?frac\s?(?:\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\}|\d\d)|[½⅓⅔¼¾⅛⅜⅝⅞]/gu;
+export const numberPattern =
+  /(?<![\p{L}\d_^.\\])(?:[-−]\s?)?[$€£]?(?:\d{1,3}(?:(?:,\d{3})+|(?:['’]\d{3})+)(?!\d)|\d+)?(?:\.\d*\\overline\s?\{\d+\}|\.\d+|(?<=\d))(?:[eE][-+]?\d+)?(?:\s?\/\s?\d+(?![\d.])| \d+\/\d+)?(?:\s?\\?%|\s?percent\b)?|(?<!\d)(?:[-−]\s?)?\d*\s?\\[dt]?frac\s?(?:\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\}|\d\d)|[½⅓⅔¼¾⅛⅜⅝⅞]/gu;
 
 /** Numbers that stand in running text, in order: 1,234.5, -3/4, 2 1/2, 12 %, \frac{1}{2}. */
 export function numberSpans(text: string): Span[] {
@@ -216,17 +242,26 @@ function lastNumber(text: string): Span | undefined {
 
 const consequence = /\\(?:implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff)(?![A-Za-z])/;
 
-/** The last formula or number of a response without a marked answer. `wantsNumber`: the gold answer is a number. */
-export function lastAnswer(text: string, wantsNumber: boolean): string | undefined {
+/**
+ * The last formula or number of a response without a marked answer, with what the words beside it make of it: no value
+ * where it does not stand for itself. `wantsNumber`: the gold answer is a number.
+ */
+export function lastAnswer(
+  text: string,
+  wantsNumber: boolean,
+): { text: string; value: string | undefined } | undefined {
   const window = text.slice(-8000);
   const formula = mathSpans(window)
     .filter(({ content }) => content.trim() !== '' && (!wantsNumber || /\d|\\pi/.test(foldUnicode(content))))
     .at(-1);
   const number = wantsNumber ? lastNumber(window) : undefined;
-  if (formula !== undefined && (number === undefined || number.start < formula.end)) {
-    return formula.content.split(consequence).at(-1);
+  const isFormula = formula !== undefined && (number === undefined || number.start < formula.end);
+  const span = isFormula ? formula : number;
+  if (span !== undefined) {
+    const content = isFormula ? (span.content.split(consequence).at(-1) as string) : span.content;
+    const value = inContext(window, { ...span, content });
+    return { text: content, value };
   }
-  if (number !== undefined || wantsNumber) return number?.content;
-  const line = window.slice(window.trimEnd().lastIndexOf('\n') + 1);
-  return trimAnswer(line) || undefined;
+  const line = trimAnswer(window.slice(window.trimEnd().lastIndexOf('\n') + 1));
+  return wantsNumber || line === '' ? undefined : { text: line, value: line };
 }

@@ -9,18 +9,21 @@
  */
 import type { Verification } from '../types.js';
 import { goldChoice, lastChoice, leadingChoice } from './choice.js';
-import { compareAnswers, isNumeric } from './compare.js';
+import { equalAnswers, isNumeric } from './compare.js';
 import {
   boxedAnswer,
   boxedSpans,
   hashAnswer,
+  joinedBoxes,
   lastAnswer,
-  mathSpans,
-  numberSpans,
   phraseAnswer,
+  type Span,
 } from './extract.js';
-import { canonicalText, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
+import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
+import { valueInPhrase } from './phrase.js';
+import { unitsContradict } from './units.js';
+import { isMeaningful, isNegation, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
 const maxTextLength = 100_000;
@@ -47,13 +50,38 @@ function withoutNote(text: string): string {
   return isNote ? text.slice(0, open).trim() : text;
 }
 
+const noteWords = (text: string): string[] => {
+  const open = text.endsWith(')') ? text.lastIndexOf('(') : -1;
+  return open < 0
+    ? []
+    : (text
+        .slice(open)
+        .toLowerCase()
+        .match(/[\p{L}'’]+/gu) ?? []);
+};
+
+/** A note that says "not" or "million" is none. */
+function withoutUnitNote(text: string): string {
+  return noteWords(text).some((word) => isMeaningful(word)) ? text : withoutNote(text);
+}
+
 /** The answer in a gold text: after the last `####`, in the last box, or the text itself. */
-function goldAnswer(answer: string): string {
+function goldAnswer(answer: string): { text: string; note: string[] } {
   const hashes = answer.lastIndexOf('####');
-  if (hashes >= 0) return trimAnswer(answer.slice(hashes + 4));
+  if (hashes >= 0) return { text: trimAnswer(answer.slice(hashes + 4)), note: [] };
   // A solution whose box is empty has no answer.
-  const boxed = answer.includes('\\boxed') ? (boxedAnswer(boxedSpans(answer), 1) ?? '') : answer;
-  return withoutNote(trimAnswer(boxed));
+  const boxed = answer.includes('\\boxed') ? joinedBoxes(answer, boxedSpans(answer)).join(', ') : answer;
+  const trimmed = trimAnswer(boxed);
+  const text = withoutNote(trimmed);
+  return { text, note: text === trimmed ? [] : noteWords(trimmed) };
+}
+
+/** `a:b` as a fraction, also "a to b"; what may be a time of day (10:30) is none. */
+function ratioOf(text: string): string | undefined {
+  const plain = text.replace(/\\text\{([^{}]*)\}/g, '$1');
+  const match = /^\s*(\d{1,9})\s*(?::|\\colon|\bto\b)\s*(\d{1,9})\s*$/.exec(plain);
+  if (match === null || /^\s*\d{1,2}:[0-5]\d\s*$/.test(text)) return undefined;
+  return `${match[1]}/${match[2]}`;
 }
 
 class Gold {
@@ -61,12 +89,19 @@ class Gold {
   readonly #reading: Reading | undefined;
   readonly #words: string | undefined;
   readonly #hasGroups: boolean;
+  readonly #ratio: Reading | undefined;
 
-  constructor(text: string) {
+  constructor(
+    text: string,
+    readonly note: readonly string[],
+  ) {
     this.text = text;
-    this.#reading = read(text);
-    this.#words = wordKey(text);
+    const spelled = spelledNumber(text);
+    this.#reading = read(spelled ?? text);
+    this.#words = spelled === undefined ? wordKey(text) : undefined;
     this.#hasGroups = /\d,\d{3}/.test(text);
+    const ratio = ratioOf(text);
+    this.#ratio = ratio === undefined ? undefined : read(ratio);
   }
 
   get method(): string {
@@ -92,14 +127,25 @@ class Gold {
     return answer?.kind === 'sequence' && answer.open === '' ? answer.items.length : 1;
   }
 
+  /** 12 (oranges) are not 12 (points). */
+  hasOtherNote(text: string): boolean {
+    const note = this.note.length === 0 || withoutNote(text) === text ? [] : noteWords(text);
+    const stem = (word: string): string => word.slice(0, 4);
+    return note.length > 0 && !note.some((word) => this.note.some((own) => stem(own) === stem(word)));
+  }
+
   /** True where `text` as a whole is this answer. */
   matches(text: string): boolean {
     if (text === this.text) return true;
-    const reading = read(text);
+    const reading = read((this.isNumber ? spelledNumber(text) : undefined) ?? text);
     if (reading === undefined || this.#reading === undefined) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
     if (this.isWords) return wordKey(text) === this.#words;
-    if (compareAnswers(this.#reading.answer, reading.answer)) return true;
+    if (equalAnswers(this.#reading.answer, reading.answer)) return !unitsContradict(this.text, text);
+    if (this.#ratio !== undefined) {
+      const ratio = read(ratioOf(text) ?? text);
+      if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
+    }
     if (this.#words !== undefined && !this.isNumber && wordKey(text) === this.#words) return true;
     // (1,234) may be a pair as well.
     return this.#hasGroups && read(this.text, false)?.canonical === read(text, false)?.canonical;
@@ -113,8 +159,8 @@ const mostGolds = 256;
 function goldOf(answer: string): { gold: Gold; letter: string | undefined } {
   let known = golds.get(answer);
   if (known === undefined) {
-    const text = goldAnswer(answer);
-    known = { gold: new Gold(text), letter: goldChoice(text) };
+    const { text, note } = goldAnswer(answer);
+    known = { gold: new Gold(text, note), letter: goldChoice(text) };
     if (golds.size >= mostGolds) golds.clear();
     if (answer.length <= maxAnswerLength) golds.set(answer, known);
   }
@@ -122,18 +168,6 @@ function goldOf(answer: string): { gold: Gold; letter: string | undefined } {
 }
 
 const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
-
-/** The number in an extracted answer that has other words around it: the only one, or the one that it starts with. */
-function numberIn(text: string, mayLead: boolean): string | undefined {
-  // In a formula the number is a part of something else: x + 5 is not 5.
-  if (!hasWords(text)) return undefined;
-  const numbers = numberSpans(text.slice(0, maxAnswerLength));
-  const first = numbers[0];
-  if (first === undefined || numbers.length === 1) return first?.content;
-  return mayLead && first.start === 0 && !/^[\s]*[-+*/^=,(]/.test(text.slice(first.end))
-    ? first.content
-    : undefined;
-}
 
 function matchChoice(prediction: string, gold: string): Verification {
   const boxed = boxedAnswer(boxedSpans(prediction), 1);
@@ -149,6 +183,29 @@ function matchChoice(prediction: string, gold: string): Verification {
   };
 }
 
+/** "not \\boxed{7}" */
+function isDenied(text: string, { start }: Span): boolean {
+  const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
+  return before !== undefined && isNegation(before.toLowerCase());
+}
+
+/** What a marked answer says as a whole, or the one value that it holds among words. */
+function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
+  if (gold.matches(text)) return [true, text];
+  const value = gold.isWords ? undefined : valueInPhrase(text);
+  if (value !== undefined)
+    return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
+  // "The answer is yes, because ..."
+  const start = isPhrase && gold.isWords ? text.slice(0, text.search(/[,;:.(]/)) : undefined;
+  return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
+}
+
+/** Any value: what is neither text nor a number says nothing. */
+const textOf = (value: unknown): string =>
+  typeof value === 'string' || typeof value === 'number' || typeof value === 'bigint'
+    ? foldDigits(String(value).slice(-maxTextLength))
+    : '';
+
 /**
  * Compares the answer in a response with the gold answer. Never throws.
  *
@@ -156,8 +213,8 @@ function matchChoice(prediction: string, gold: string): Verification {
  * @param answer gold: bare, GSM8K solution (`#### 42`) or MATH solution (`\boxed{...}`)
  */
 export function verify(prediction: string, answer: string | number): Verification {
-  const response = String(prediction ?? '').slice(-maxTextLength);
-  const { gold, letter } = goldOf(String(answer ?? '').slice(-maxTextLength));
+  const response = textOf(prediction);
+  const { gold, letter } = goldOf(textOf(answer));
   if (letter !== undefined) return matchChoice(response, letter);
   const goldText = gold.text;
   const none: Verification = { correct: false, extracted: undefined, expected: goldText, method: 'none' };
@@ -171,34 +228,46 @@ export function verify(prediction: string, answer: string | number): Verificatio
 
   const boxes = boxedSpans(response);
   const boxed = boxedAnswer(boxes, 1);
-  const phrase = boxed === undefined && hashAnswer(response) === undefined;
-  const marked = boxed ?? hashAnswer(response) ?? phraseAnswer(response);
+  const hash = boxed === undefined ? hashAnswer(response) : undefined;
+  const marked = boxed ?? hash ?? phraseAnswer(response);
   if (marked !== undefined) {
     if (marked.length > maxAnswerLength) return result(marked === goldText, marked);
-    const text = withoutNote(trimAnswer(marked));
-    if (gold.matches(text)) return result(true, text);
-    if (boxed !== undefined && gold.count > 1 && boxes.length > 1) {
-      const joined = boxedAnswer(boxes, gold.count) ?? text;
-      return result(gold.matches(joined), joined);
-    }
-    // "The final answer is then $9 + 4 = 13$"
-    const formula = phrase ? mathSpans(text).at(-1)?.content : undefined;
-    if (formula !== undefined && gold.matches(trimAnswer(formula))) return result(true, trimAnswer(formula));
-    const number = gold.isNumber ? numberIn(text, phrase) : undefined;
-    if (number !== undefined) return result(gold.matches(number), number);
-    // "The answer is yes, because ..."
-    const start = phrase && gold.isWords ? text.slice(0, text.search(/[,;:.(]/)) : undefined;
-    if (start !== undefined && gold.matches(start)) return result(true, start);
-    return result(false, text);
+    if (gold.hasOtherNote(trimAnswer(marked))) return result(false, trimAnswer(marked));
+    if (boxed !== undefined) return matchBoxes(gold, response, boxes, result);
+    return result(...matchMarked(gold, withoutUnitNote(trimAnswer(marked)), hash === undefined));
   }
   // A long text is not an answer as a whole, unless the gold answer is long too.
   const longest = Math.max(gold.isNumber ? 80 : 200, 2 * goldText.length);
   const whole = trimAnswer(response.length <= longest ? response : '');
-  if (whole !== '' && gold.matches(withoutNote(whole))) return result(true, whole);
+  if (whole !== '' && !gold.hasOtherNote(whole) && gold.matches(withoutUnitNote(whole)))
+    return result(true, whole);
+  if (gold.isNumber && (unitsContradict(goldText, whole) || gold.hasOtherNote(whole)))
+    return result(false, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
   const last = lastAnswer(response, gold.isNumber);
   if (last === undefined) return none;
-  const text = trimAnswer(last);
-  return result(gold.matches(text), text);
+  const text = trimAnswer(last.value ?? last.text);
+  return result(last.value !== undefined && gold.matches(text), text);
+}
+
+function matchBoxes(
+  gold: Gold,
+  response: string,
+  boxes: readonly Span[],
+  result: (correct: boolean, extracted: string) => Verification,
+): Verification {
+  const last = boxes.at(-1) as Span;
+  const text = withoutUnitNote(trimAnswer(last.content));
+  if (isDenied(response, last)) return result(false, `not ${text}`);
+  if (gold.count > 1 && boxes.length > 1 && !gold.matches(text)) {
+    const joined = boxedAnswer(boxes, gold.count) ?? text;
+    return result(gold.matches(joined), joined);
+  }
+  // "\\boxed{5} or \\boxed{6}" is not 6.
+  const others = joinedBoxes(response, boxes).slice(0, -1);
+  if (gold.count === 1 && others.some((content) => !gold.matches(trimAnswer(content)))) {
+    return result(false, [...others, text].join(', '));
+  }
+  return result(...matchMarked(gold, text, false));
 }

@@ -26,6 +26,16 @@ export function foldUnicode(text: string): string {
   return folded;
 }
 
+/** ASCII digits for full-width and Arabic ones; no text changes its length. */
+export function foldDigits(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the range of ASCII is meant
+  if (/^[\x00-\x7f]*$/.test(text)) return text;
+  return text.replace(/[０-９٠-٩۰-۹]/g, (digit) => {
+    const code = digit.charCodeAt(0);
+    return String(code - (code >= 0xff10 ? 0xff10 : code >= 0x6f0 ? 0x6f0 : 0x660));
+  });
+}
+
 const isDigit = (character: string | undefined): boolean =>
   character !== undefined && character >= '0' && character <= '9';
 const isLetter = (character: string | undefined): boolean =>
@@ -45,7 +55,7 @@ function groupEnd(text: string, start: number): number {
   return text.length;
 }
 
-const thousandsSeparators = [', \\! ', ',\\! ', ',\\!', '{,}', '\\,', '\\ ', ',', ' '];
+const thousandsSeparators = [', \\! ', ',\\! ', ',\\!', '{,}', '\\,', '\\ ', ',', "'", ' '];
 
 /** Length of a separator at `at` before a group of exactly three digits, else 0. */
 function separatorLength(text: string, at: number): number {
@@ -58,6 +68,8 @@ function separatorLength(text: string, at: number): number {
   if (isDigit(after) || (separator.endsWith(' ') && after === '/')) return 0;
   return separator.length;
 }
+
+const repeating = /(\.?)\\(?:overline|bar|dot)\s?\{(\d{1,20})\}/y;
 
 export interface TokenizeOptions {
   /** Read `1,234` and `1 234` as one number (default) or as two. */
@@ -127,6 +139,7 @@ class Tokenizer {
       this.#at++;
       number += `.${this.#digits()}`;
     }
+    number = this.#repeating(number);
     const next = text[this.#at];
     if (next === 'e' || next === 'E') {
       const sign = text[this.#at + 1] === '-' || text[this.#at + 1] === '+' ? 1 : 0;
@@ -137,6 +150,15 @@ class Tokenizer {
       }
     }
     this.#push('number', number.startsWith('.') ? `0${number}` : number);
+  }
+
+  /** 0.1\overline{6} as `0.1(6)`, which is a number of its own kind. */
+  #repeating(number: string): string {
+    repeating.lastIndex = this.#at;
+    const match = repeating.exec(this.#text);
+    if (match === null || (match[1] === '.') === number.includes('.')) return number;
+    this.#at += match[0].length;
+    return `${number}${match[1]}(${match[2]})`;
   }
 
   #letters(): void {
@@ -204,7 +226,11 @@ class Tokenizer {
     const mathLetter = (name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content);
     if (mathLetter) this.#push('letter', content);
     else if (name === 'operatorname' && /^[a-z]+$/.test(content)) this.#push('command', `\\${content}`);
-    else this.tokens.push(...new Tokenizer(content, this.#thousands, true).run());
+    else {
+      const inner = new Tokenizer(content, this.#thousands, true).run();
+      if (inner[0] !== undefined) inner[0].spaced ||= this.#spaced;
+      this.tokens.push(...inner);
+    }
     this.#spaced = true;
   }
 

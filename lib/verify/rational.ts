@@ -34,8 +34,19 @@ export function rational(numerator: bigint, denominator = 1n): Rational | undefi
   return absolute(reduced.numerator) < bound && reduced.denominator < bound ? reduced : undefined;
 }
 
-/** Reads `12`, `1.50`, `.5`, `3e8`, `2.75E-11`. */
+/** 0.1(6): the digits in parentheses repeat for ever. */
+function parseRepeating(text: string): Rational | undefined {
+  const match = /^(\d*)\.(\d*)\((\d+)\)$/.exec(text);
+  if (match === null || text.length > 60) return undefined;
+  const [, whole = '', start = '', period = ''] = match;
+  const nines = 10n ** BigInt(period.length) - 1n;
+  const shift = 10n ** BigInt(start.length);
+  return rational(BigInt(whole + start) * nines + BigInt(period), shift * nines);
+}
+
+/** Reads `12`, `1.50`, `.5`, `3e8`, `2.75E-11`, and `0.1(6)` for 1/6. */
 export function parseDecimal(text: string): Rational | undefined {
+  if (text.endsWith(')')) return parseRepeating(text);
   const [mantissa = '', exponentText = '0'] = text.toLowerCase().split('e');
   const [whole = '', fraction = ''] = mantissa.split('.');
   const exponent = Number(exponentText) - fraction.length;

@@ -1,6 +1,6 @@
 /** Verdicts on a stream of predictions: what the `verify` command does. */
 import { addAbortSignal, Readable } from 'node:stream';
-import { badField } from '../data/errors.js';
+import { badData, badField } from '../data/errors.js';
 import { jsonLines, textLines, textLinesOfFile } from '../data/json-lines.js';
 import type { Verifier } from '../types.js';
 import { createVerifier } from './verifier.js';
@@ -50,6 +50,9 @@ export async function* verifyLines({
 }: VerifyLinesOptions): AsyncGenerator<VerifiedLine> {
   const judge = await createVerifier(verifier);
   const name = typeof data === 'string' ? data : 'standard input';
+  const table = typeof data === 'string' ? /\.(?:csv|json|parquet)$/i.exec(data)?.[0] : undefined;
+  if (table !== undefined)
+    throw badData(name, `expected predictions as JSON Lines (.jsonl), found a file of the kind ${table}`);
   const lines =
     typeof data === 'string'
       ? textLinesOfFile(data, { signal })

@@ -78,7 +78,7 @@ export const unicode: Record<string, string> = {
   '¥': '',
   '₹': '',
   '₩': '',
-  '¢': '',
+  '¢': ' cents',
   '\u00a0': ' ',
   '\u2009': ' ',
   '\u202f': ' ',

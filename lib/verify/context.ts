@@ -1,0 +1,56 @@
+/**
+ * The last resort takes the last number of free prose for the answer. This says what the words beside it make of it:
+ * "minus 5" and "7 million" are other numbers; "not 5", "more than 5", "5 or 6", "half of 5" and "5 squared" are none.
+ */
+import type { Span } from './extract.js';
+import { measure } from './units.js';
+import { magnitudeOf } from './words.js';
+
+/** How far the words beside a number reach. */
+const reach = 60;
+
+const link = String.raw`(?:\s+(?:equal to|the|a|an|about|only|exactly|just|total of|a total of|be|equal|or equal to))*[\s$(*]*$`;
+const denial =
+  /(?:\b(?:not|never|cannot|cant|neither|nor|without|except|excluding|instead of|rather than)|n['’]t)(?:\s+[\p{L}'’]+){0,2}[\s$(*]*$/iu;
+const bound = new RegExp(
+  String.raw`(?:\b(?:than|least|most|over|under|above|below|exceeds?|exceeding|between|(?<!\b[Aa]dd(?:s|ed|ing)? )up to|within)|[<>≤≥≠]|\\(?:le|ge|ne|leq|geq|neq|lt|gt|leqslant|geqslant))(?:\s+or\s+equal\s+to)?${link}`,
+  'i',
+);
+const operation = new RegExp(
+  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|[\d)\]}]\s*[-–−])${link}`,
+  'i',
+);
+const subtraction = /\d\s*\S*\s+minus[\s$]*$/i;
+/** "5 or 6", "5 to 7", "between 3 and 4": another number and a word of choice before the number. */
+const alternative = new RegExp(
+  String.raw`\d[^.;=\d$]{0,24}\bor[\s*]*$|\d\s*${measure}?\s+(?:to|through)[\s*]*$|\beither\b[^.;=]*\bor[\s$*]*$|\bbetween\b[^.;=]*\band[\s$*]*$`,
+  'i',
+);
+/** The same between formulas; "$72/6$ or $12$" gives another form of the same number. */
+const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]*\d\s*\$,?\s*(?:or|to)\s*\$?$/i;
+const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
+const measuredAfter = new RegExp(String.raw`^\s*${measure}\b`);
+const changedAfter =
+  /^(?:[kKMB]\b|bn\b|\s*(?:squared|cubed|and (?:a|one)[\s-](?:half|quarter)|and three[\s-]quarters|remainder|R\s?\d|halves|thirds|fifths|tenths|hundredths|thousandths|or (?:more|less|fewer|so many|[a-z]+[\s-]?(?:teen|ty)|two|three|four|five|six|seven|eight|nine|ten)|plus|minus|times (?!a\b|per\b|as\b|the\b|each\b|every\b|more\b|in\b|this\b|that\b)\w|divided by|multiplied by|at (?:least|most)|percentile|(?:is|was)(?:n['’]t| not)\b|(?:\p{L}+\s+)?(?:is|was|are) (?:wrong|incorrect|false)\b))/iu;
+
+/** The content of the span with what the words beside it say; undefined where it does not stand for itself. */
+export function inContext(text: string, { start, end, content }: Span): string | undefined {
+  const clause = text.slice(Math.max(0, start - reach), start).replace(/^.*(?:[.;:!?](?=\s)|\n)/s, '');
+  const after = text.slice(end, end + reach);
+  const isResult = /[=≈][\s$*]*$/.test(clause);
+  let value = content;
+  if (!isResult) {
+    const near = clause.replace(/^.*,(?=\s)/s, '');
+    const isEquation = content.includes('=');
+    if (denial.test(near) || bound.test(clause)) return undefined;
+    if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
+    if (alternative.test(clause) || (!isEquation && alternativeFormula.test(clause))) return undefined;
+    if (measured.test(clause) && measuredAfter.test(after)) return undefined;
+    if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
+  }
+  if (changedAfter.test(after)) return undefined;
+  const word = /^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '';
+  // "60 / 12 = 5 dozen" has counted in dozens.
+  const scale = isResult && /^dozens?$/i.test(word) ? undefined : magnitudeOf(word);
+  return scale === undefined ? value : `(${value})*${scale}`;
+}

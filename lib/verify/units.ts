@@ -1,0 +1,79 @@
+/**
+ * Units do not count, but where both sides write a known one they must not contradict: 20 cm^2 is 20 and is not
+ * 20 cm^3. Nothing is converted, and unknown words (apples, points) contradict nothing.
+ */
+const spellings: Record<string, string> = {
+  mm: 'mm|millimet(?:er|re)s?',
+  cm: 'cm|centimet(?:er|re)s?',
+  m: 'm|met(?:er|re)s?',
+  km: 'km|kms|kilomet(?:er|re)s?',
+  in: 'in|inch(?:es)?',
+  ft: 'ft|foot|feet',
+  yd: 'yds?|yards?',
+  mi: 'mi|miles?',
+  mg: 'mg|milligrams?',
+  g: 'g|grams?',
+  kg: 'kg|kgs|kilograms?|kilos?',
+  lb: 'lbs?|pounds?',
+  oz: 'oz|ounces?',
+  ml: 'ml|mL|millilit(?:er|re)s?',
+  l: 'l|L|lit(?:er|re)s?',
+  s: 's|secs?|seconds?',
+  min: 'min|mins|minutes?',
+  h: 'h|hrs?|hours?',
+  day: 'days?',
+  week: 'weeks?',
+  month: 'months?',
+  year: 'years?|yrs?',
+  cent: 'cents?|¢',
+  dollar: 'dollars?|usd|USD|bucks?',
+};
+const known = new Map<RegExp, string>(
+  Object.entries(spellings).map(([name, pattern]) => [new RegExp(`^(?:${pattern})$`), name]),
+);
+/** Units whose amounts may stand side by side: 12 feet 3 inches, 3 hours and 15 minutes. */
+export const measure = `(?:${Object.values(spellings).join('|')})`;
+
+const powers: Record<string, string> = { square: '2', sq: '2', cubic: '3', cu: '3' };
+
+interface Unit {
+  name: string;
+  /** One of the table, so that another one contradicts it. */
+  isKnown: boolean;
+  power: string;
+}
+
+const dollar: Unit = { name: 'dollar', isKnown: true, power: '1' };
+
+/** `cm^2` of "20 cm^2", "20\text{ cm}^2", "20 square centimeters"; undefined where the text does not end in a known unit. */
+export function unitOf(text: string): Unit | undefined {
+  const plain = text
+    .slice(-80)
+    .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~$]|\\[ ,;!]/g, ' ')
+    .replace(/²/g, '^2')
+    .replace(/³/g, '^3');
+  const match = /(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+|¢)\.?\s*(?:\^\s*(\d))?[\s.$)]*$/.exec(plain);
+  if (match === null) return /^\s*(?:US)?\\?\$\s*[\d.,]+\s*$/.test(text) ? dollar : undefined;
+  const [, word, unit = '', power] = match;
+  const before = plain.slice(0, match.index);
+  // A unit follows an amount or another unit: "5 m", "11.6 lb / in^2".
+  if (!/[\d%)]\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
+  const name = [...known].find(
+    ([pattern]) => pattern.test(unit) || (unit.length > 2 && pattern.test(unit.toLowerCase())),
+  );
+  if (name === undefined && unit.length < 2) return undefined;
+  return {
+    name: name?.[1] ?? unit.toLowerCase().replace(/s$/, ''),
+    isKnown: name !== undefined,
+    power: power ?? powers[word?.replace('.', '') ?? ''] ?? '1',
+  };
+}
+
+/** True where both texts end in known units that differ, or in powers of the same word that differ. */
+export function unitsContradict(gold: string, predicted: string): boolean {
+  const unit = unitOf(gold);
+  const found = unit && unitOf(predicted);
+  if (unit === undefined || found === undefined) return false;
+  if (unit.name === found.name) return unit.power !== found.power;
+  return unit.isKnown && found.isKnown;
+}
