@@ -1,8 +1,9 @@
 /** Training one model with one strategy into a folder: examples, trainer, loop, saved model. Resumes what is there. */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CftError } from '../errors.js';
+import { makeFolder } from '../files.js';
 import type { Model } from '../model/model.js';
 import { readSafetensorsHeader } from '../model/safetensors.js';
 import { nativeEntry } from '../model/tensors.js';
@@ -141,7 +142,7 @@ async function trainAndSave(
   emit: EmitTrain,
 ): Promise<LoopResult> {
   const { stage, strategy, examples, options, batch, folder, signal } = stageOptions;
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   await using model = await stageOptions.loadBase();
   const settings = trainerOptions(options);
   const trainer = await model.createTrainer(settings);
