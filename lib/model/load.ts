@@ -5,7 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { CftError } from '../errors.js';
 import type { NativeInfo, NativeModelSpec, NativeTensorEntry } from '../native/binding.js';
 import { loadAddon, resolveDevice } from '../native/loader.js';
+import { optionTable } from '../option-table.js';
 import { isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
+import { checkOptionNames, checkSignal, expect } from './checks.js';
 import { readConfig } from './config.js';
 import { readEndTokenIds } from './generation-config.js';
 import { sameBytes } from './hash.js';
@@ -91,12 +93,35 @@ async function checkTiedHead(entries: readonly NativeTensorEntry[], head: Native
   );
 }
 
+/** @throws CftError ERR_CFT_BAD_OPTION naming the option, expected and found. */
+function checkLoadOptions(name: unknown, options: LoadOptions): void {
+  const what = 'a model folder, a hub id (org/name), or "embedded"';
+  expect('ERR_CFT_BAD_OPTION', 'name of the model', name, typeof name === 'string' && name !== '', what);
+  checkOptionNames(options, ['device', 'dtype', 'threads', 'revision', 'signal', 'onProgress'], 'loadModel');
+  const check = (option: keyof LoadOptions, good: (value: never) => boolean, expected: string): void => {
+    const value = options[option];
+    if (value === undefined) return;
+    expect('ERR_CFT_BAD_OPTION', option, value, good(value as never), expected);
+  };
+  const isText = (value: unknown) => typeof value === 'string' && value !== '';
+  const { values: dtypes } = optionTable.dtype;
+  check('device', isText, 'auto, cpu, cuda or cuda:N');
+  check('dtype', (value) => dtypes.includes(value), `one of ${dtypes.join(', ')}`);
+  const { min, max } = optionTable.threads;
+  const isCount = (value: number) => Number.isInteger(value) && value >= min && value <= max;
+  check('threads', isCount, `an integer from ${min} to ${max}`);
+  check('revision', isText, 'a branch, tag or commit');
+  check('onProgress', (value) => typeof value === 'function', 'a function');
+  checkSignal(options.signal);
+}
+
 /**
  * Loads a model.
  * @param name a Hugging Face folder, a PEFT adapter folder, a hub id (`org/name`, `org/name@revision`), or 'embedded'.
  * @throws CftError naming file, field or tensor, expected and found; `signal.reason` when aborted.
  */
 export async function loadModel(name: string, options: LoadOptions = {}): Promise<Model> {
+  checkLoadOptions(name, options);
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
   const folder = await folderOf(name, options);
