@@ -75,3 +75,10 @@ test('records without their question cannot be evaluated on', async (t) => {
     message: /expected records with "question" and "answer" to evaluate on, found none; give --eval-data/,
   });
 });
+
+test('an evaluation alone is of the test questions, all of them', (t) => {
+  const { data, limit } = embeddedPreset('eval');
+  t.regex(String(data), /questions\/test\.jsonl$/);
+  t.is(limit, undefined);
+  t.regex(String(embeddedPreset('annotate').data), /questions\/train\.jsonl$/);
+});
