@@ -60,6 +60,13 @@ export function makeExamples(
 ): TrainingExample[] {
   const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
   if (examples.some((example) => example.selected.length > 0)) return examples;
+  if (records.every(({ token_weights: weights }) => weights?.every((weight) => weight === 0))) {
+    throw new CftError(
+      'ERR_CFT_NO_SIGNAL',
+      `${source}: token_weights: expected some above 0, found only zeros in ${records.length} records, so ` +
+        `${strategy} has nothing to train`,
+    );
+  }
   throw new CftError(
     'ERR_CFT_NO_SIGNAL',
     `${source}: not one critical token in ${records.length} annotated responses, so ${strategy} has nothing to ` +

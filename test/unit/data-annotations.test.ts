@@ -74,7 +74,17 @@ const broken: [string, object, string[]][] = [
     ['"token_weights[1]"', '-1 (number)'],
   ],
   [
-    'a weight of NaN',
+    'a weight beyond float32',
+    { critical_mask: undefined, token_weights: [0, 1e40, 0] },
+    ['"token_weights[1]"', 'a weight of 0, or from 1e-38 to 1000000', '1e+40 (number)'],
+  ],
+  [
+    'a weight that vanishes in float32',
+    { critical_mask: undefined, token_weights: [0, 1e-60, 0] },
+    ['"token_weights[1]"', '1e-60 (number)'],
+  ],
+  [
+    'a weight that is no number',
     { critical_mask: undefined, token_weights: [0, Number.NaN, 0] },
     ['"token_weights[1]"', 'NaN'],
   ],
