@@ -6,7 +6,7 @@ import { CftError } from '../errors.js';
 import type { NativeInfo, NativeModelSpec, NativeTensorEntry } from '../native/binding.js';
 import { loadAddon, resolveDevice } from '../native/loader.js';
 import { optionTable } from '../option-table.js';
-import { isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
+import { type AdapterConfig, isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
 import { checkOptionNames, checkSignal, expect } from './checks.js';
 import { readConfig } from './config.js';
 import { readEndTokenIds } from './generation-config.js';
@@ -50,7 +50,10 @@ const smallModel = 50_000_000;
 /** The local folder of a name, downloaded where it is a hub id. */
 async function folderOf(name: string, options: LoadOptions, besides?: string): Promise<string> {
   if (name === 'embedded') return embeddedFolder;
-  for (const path of [resolve(name), ...(besides === undefined ? [] : [resolve(besides, name)])]) {
+  const beside = besides === undefined ? [] : [resolve(besides, name)];
+  // "." means the folder that says so; other names are looked up as PEFT does first.
+  const paths = name.startsWith('.') ? [...beside, resolve(name)] : [resolve(name), ...beside];
+  for (const path of paths) {
     if (isFolder(path)) return path;
     if (existsSync(path)) {
       throw new CftError('ERR_CFT_BAD_MODEL', `${path}: expected a model folder, found a file`);
@@ -64,6 +67,17 @@ async function folderOf(name: string, options: LoadOptions, besides?: string): P
     );
   }
   return resolveHubModel(id, options);
+}
+
+/** The base model's folder of an adapter. */
+async function baseOf(folder: string, adapter: AdapterConfig, options: LoadOptions): Promise<string> {
+  try {
+    return await folderOf(adapter.base, { ...options, revision: adapter.baseRevision }, folder);
+  } catch (error) {
+    if (!(error instanceof CftError)) throw error;
+    const place = join(folder, 'adapter_config.json');
+    throw new CftError(error.code, `${place}: base_model_name_or_path: ${error.message}`, { cause: error });
+  }
 }
 
 /** The dtype of weights and arithmetic, see LoadOptions.dtype. */
@@ -125,11 +139,14 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
   const folder = await folderOf(name, options);
+  if (options.revision !== undefined && (name === 'embedded' || isFolder(resolve(name)))) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      `revision (--revision): expected none for ${name}, which is no hub model, found "${options.revision}"`,
+    );
+  }
   const adapterConfig = isAdapterFolder(folder) ? readAdapterConfig(folder) : undefined;
-  const modelFolder =
-    adapterConfig === undefined
-      ? folder
-      : await folderOf(adapterConfig.base, { ...options, revision: adapterConfig.baseRevision }, folder);
+  const modelFolder = adapterConfig === undefined ? folder : await baseOf(folder, adapterConfig, options);
 
   const config = readConfig(modelFolder);
   const { entries, tiedHead } = matchTensors(config, readWeights(modelFolder), modelFolder);

@@ -277,8 +277,13 @@ export class TrainingRun {
   /** Another model of the same device and dtype as the base. */
   #load(name: string): Promise<Model> {
     const { device, dtype } = this.#base;
-    const { revision } = this.#inputs.options;
-    return loadModel(name, { device, dtype, revision, signal: this.#signal });
+    const { model, revision } = this.#inputs.options;
+    return loadModel(name, {
+      device,
+      dtype,
+      revision: name === model ? revision : undefined,
+      signal: this.#signal,
+    });
   }
 }
 

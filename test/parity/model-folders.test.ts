@@ -168,7 +168,7 @@ test('an adapter finds its base beside itself, by an absolute path, and brings i
     json.base_model_name_or_path = '../nowhere';
   });
   await t.throwsAsync(load(t, folder), {
-    message: '../nowhere: expected a model folder or a hub id (org/name), found no such folder',
+    message: `${join(folder, 'adapter_config.json')}: base_model_name_or_path: ../nowhere: expected a model folder or a hub id (org/name), found no such folder`,
   });
 });
 
