@@ -1,7 +1,7 @@
 /** What a training run ends with on standard output. */
 import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
 import { describeComparison } from '../report/report.js';
-import { count, duration, percent, shortPath, textTable } from './format.js';
+import { count, counted, duration, percent, shortPath, textTable } from './format.js';
 import { nextAfterTrain } from './next.js';
 
 const cells = (summary: EvalSummary | undefined): string[] =>
@@ -18,7 +18,7 @@ const row = (name: string, evaluation: Evaluation | undefined): string[] => [
 function accuracies({ before, trained, baseline }: TrainResult): string[] {
   if (before === undefined) return [];
   const { n } = before.greedy;
-  const header = [`accuracy on ${n} questions`, 'greedy', '95 % interval'];
+  const header = [`accuracy on ${counted(n, 'question')}`, 'greedy', '95 % interval'];
   if (before.sampled) header.push(`sampled x ${before.sampled.samples}`, '95 % interval');
   return [
     textTable([
@@ -59,7 +59,7 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
     );
   }
   lines.push(
-    `training     ${trained.steps} steps, learning rate ${trained.learningRate}, ` +
+    `training     ${counted(trained.steps, 'step')}, learning rate ${trained.learningRate}, ` +
       `loss ${lossText(trained.firstLoss)} → ${lossText(trained.lastLoss)}` +
       `${trained.skippedSteps > 0 ? `, ${trained.skippedSteps} steps skipped` : ''}`,
   );
