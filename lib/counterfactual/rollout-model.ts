@@ -1,4 +1,5 @@
 /** What annotation and evaluation need of a model, prompts, and the loop that drives a rollout engine. */
+import { placeOf } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import type { NativeBranchResult, NativeRolloutEngine } from '../native/binding.js';
 import type { Question } from '../types.js';
@@ -34,12 +35,12 @@ export function promptsOf(
   settings: { maxNewTokens: number; system: string; userTemplate: string },
 ): Prompt[] {
   const { maxPositions } = model.config;
-  return questions.map(({ id, question }) => {
-    const tokenIds = model.promptFor(question, settings);
+  return questions.map((question) => {
+    const tokenIds = model.promptFor(question.question, settings);
     if (tokenIds.length >= maxPositions) {
       throw new CftError(
         'ERR_CFT_BAD_DATA',
-        `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
+        `${placeOf(question)}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
           `${tokenIds.length}`,
       );
     }

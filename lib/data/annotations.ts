@@ -175,6 +175,9 @@ function checkRecord(
     check.length('critical_mask', record.critical_mask.length, response.length);
   } else {
     record.token_weights = check.list('token_weights', false, (name, value) => check.weight(name, value));
+    if (endTokenId < 0 && record.token_weights.length === response.length + 1) {
+      throw check.bad('end_token_id', 'an id, since token_weights has a value for the end token', undefined);
+    }
     const longer = endTokenId >= 0 ? [response.length + 1] : [];
     check.length('token_weights', record.token_weights.length, response.length, ...longer);
   }
@@ -192,9 +195,21 @@ export async function readAnnotations(
 ): Promise<AnnotationRecord[]> {
   signal?.throwIfAborted();
   const records: AnnotationRecord[] = [];
+  const placeOfId = new Map<string, string>();
+  const add = (where: string, record: AnnotationRecord): void => {
+    const earlier = placeOfId.get(record.id);
+    if (earlier !== undefined)
+      throw badData(
+        where,
+        `field "id": expected distinct ids, found "${record.id}" again (first in ${earlier})`,
+      );
+    placeOfId.set(record.id, where);
+    records.push(record);
+  };
   if (typeof source === 'string') {
     for await (const { line, value } of readJsonLines(source, { signal })) {
-      records.push(checkRecord(`${source}:${line}`, line, value, vocabSize));
+      const where = `${source}:${line}`;
+      add(where, checkRecord(where, line, value, vocabSize));
     }
   } else {
     let number = 0;
@@ -204,7 +219,7 @@ export async function readAnnotations(
       if (typeof value !== 'object' || value === null) {
         throw badData(where, `expected an annotation record, found ${describeValue(value)}`);
       }
-      records.push(checkRecord(where, number, value as Fields, vocabSize));
+      add(where, checkRecord(where, number, value as Fields, vocabSize));
     }
   }
   if (records.length === 0) {
