@@ -1,17 +1,20 @@
 /** Writing that survives a crash: whole files by rename, growing files by whole lines. */
 import {
   closeSync,
+  existsSync,
   fstatSync,
   fsyncSync,
   ftruncateSync,
+  mkdirSync,
   openSync,
   readSync,
   renameSync,
   rmSync,
+  statSync,
   truncateSync,
   writeSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { CftError, isSystemError } from './errors.js';
 
 const causes: Readonly<Record<string, string>> = {
@@ -36,6 +39,27 @@ function guarded<T>(doing: 'reading' | 'writing', path: string, work: () => T): 
       `${doing} ${path} failed: ${cause ? `${cause} (${error.code})` : error.message}${kept}`,
       { cause: error },
     );
+  }
+}
+
+/**
+ * Makes a folder and those above it, one by one: Node's recursive mkdir never returns where a file system answers
+ * ENOENT for a parent that is there, as /proc does. A folder that exists is left as it is.
+ * @throws the operating system's error.
+ */
+export function makeFolder(path: string): void {
+  const missing: string[] = [];
+  let folder = resolve(path);
+  for (; !existsSync(folder); folder = dirname(folder)) missing.push(folder);
+  if (missing.length === 0) missing.push(folder);
+  for (const one of missing.reverse()) {
+    try {
+      mkdirSync(one);
+    } catch (error) {
+      // Somebody else may have made it in the meantime; a file in its place is an error.
+      const exists = (error as NodeJS.ErrnoException).code === 'EEXIST';
+      if (!exists || !statSync(one, { throwIfNoEntry: false })?.isDirectory()) throw error;
+    }
   }
 }
 

@@ -81,6 +81,7 @@ const common = {
     kind: 'string',
     on: data,
     aliases: ['output-dir'],
+    pattern: { matches: /./, expected: 'a path' },
     describe: 'Run folder (default: a new runs/<time>)',
   },
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },

@@ -117,6 +117,13 @@ export function resolveOptions<C extends Command>(
   for (const name of Object.keys(given)) {
     if (names.includes(name as OptionName) || given[name] === undefined) continue;
     const near = nearest(name, names);
+    const owners = Object.hasOwn(specs, name) ? (specs[name] as OptionSpec).on : [];
+    if (owners.length > 0) {
+      throw new CftError(
+        'ERR_CFT_BAD_OPTION',
+        `unknown option "${name}"${place} for ${command}: it belongs to ${owners.join(', ')}`,
+      );
+    }
     throw new CftError(
       'ERR_CFT_BAD_OPTION',
       `unknown option "${name}"${place} for ${command}${near ? `; did you mean "${near}"?` : ''}`,

@@ -11,12 +11,19 @@ export const embeddedFolder = fileURLToPath(new URL('../models/embedded', import
 /** Options that hold a path; in the preset they are relative to its folder. */
 const pathOptions = ['data', 'evalData'];
 
-/** The embedded model's defaults for the options of a command; paths are full. */
+/**
+ * The embedded model's defaults for the options of a command; paths are full. An evaluation alone is of the test
+ * questions, all of them: "limit" is for those that are trained on.
+ */
 export function embeddedPreset(command: Command): Record<string, unknown> {
   const preset = JSON.parse(readFileSync(join(embeddedFolder, 'preset.json'), 'utf8')) as Record<
     string,
     unknown
   >;
+  if (command === 'eval') {
+    preset.data = preset.evalData;
+    delete preset.limit;
+  }
   const known = new Set<string>(optionNames(command));
   return Object.fromEntries(
     Object.entries(preset)

@@ -7,11 +7,11 @@
  *   if (!folder.finished) { ...; folder.end('done'); }
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { CftError } from './errors.js';
-import { writeFileAtomic } from './files.js';
+import { makeFolder, writeFileAtomic } from './files.js';
 import type { Command } from './option-table.js';
 import { flagOf } from './options.js';
 import type { Question } from './types.js';
@@ -138,7 +138,10 @@ function takeLock(folder: string): void {
       return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
-        throw badOutput(`${folder}: cannot write there: ${(error as Error).message}`, error);
+        throw badOutput(
+          `${folder}: not writable: ${(error as Error).message}; choose another --output`,
+          error,
+        );
       }
     }
     const holder = readLock(path);
@@ -243,9 +246,9 @@ export class RunFolder implements Disposable {
     const folder = new RunFolder(full, names === undefined, record);
     if (folder.finished) return folder;
     try {
-      mkdirSync(full, { recursive: true });
+      makeFolder(full);
     } catch (error) {
-      throw badOutput(`${path}: cannot make the folder: ${(error as Error).message}`, error);
+      throw badOutput(`${path}: not writable: ${(error as Error).message}; choose another --output`, error);
     }
     takeLock(full);
     folder.#locked = true;

@@ -1,5 +1,5 @@
 /** Verdicts on what each side decoded, and how far two sides agree: a faster wrong label is no gain. */
-import { Judge } from '../counterfactual/judge.js';
+import { judge } from '../counterfactual/judge.js';
 import type { Tokenizer } from '../model/tokenizer.js';
 import type { Verdict } from '../types.js';
 import type { DetailedVerifier } from '../verify/verifier.js';
@@ -27,12 +27,12 @@ export function withinBudget([tokenIds, endTokenId]: RolloutResult, maxNewTokens
 }
 
 export class Referee {
-  readonly #judge: Judge;
+  readonly #verifier: DetailedVerifier;
   readonly #tokenizer: Tokenizer;
   readonly #responses: readonly CaseResponse[];
 
   constructor(tokenizer: Tokenizer, responses: readonly CaseResponse[], verifier: DetailedVerifier) {
-    this.#judge = new Judge(verifier);
+    this.#verifier = verifier;
     this.#tokenizer = tokenizer;
     this.#responses = responses;
   }
@@ -44,7 +44,7 @@ export class Referee {
     const kept = response.tokenIds.slice(response.promptTokens, response.promptTokens + rollout.position);
     const whole = Int32Array.from([...kept, rollout.tokenId, ...tokenIds]);
     const text = this.#tokenizer.decode(whole, { skipSpecialTokens: true });
-    const { verdict } = await this.#judge.judge(text, response, whole);
+    const { verdict } = await judge(this.#verifier, text, response, whole);
     return { tokenIds, verdict };
   }
 }

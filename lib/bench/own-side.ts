@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 import { annotate } from '../counterfactual/annotate.js';
 import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
-import { defaultBranches, type Model } from '../model/model.js';
+import { branchesFor, type Model } from '../model/model.js';
 import { type Rollout, type RolloutRequest, runRollouts } from '../model/rollouts.js';
 import { packageVersion } from '../run-folder.js';
 import { createVerifier } from '../verify/verifier.js';
@@ -71,8 +71,7 @@ async function run(model: Model, job: Job, { count, results }: RunRequest): Prom
   return { type: 'result', seconds };
 }
 
-const branchesOf = (model: Model, job: Job): number =>
-  job.max_concurrency === 'auto' ? defaultBranches(model.device) : job.max_concurrency;
+const branchesOf = (model: Model, job: Job): number => branchesFor(model, job.max_concurrency);
 
 /** Greedy responses to the questions; those that are correct, with the two best alternatives at each position. */
 async function prepare(model: Model, job: Job, request: PrepareRequest): Promise<{ type: 'prepared' }> {

@@ -59,7 +59,10 @@ const isValue = (token: string | undefined): token is string =>
 
 function unknownFlag(written: string, spelling: string, command: Command, known: Iterable<string>): CftError {
   const near = nearest(spelling, [...known]);
-  return badUsage(`unknown flag ${written} for ${command}${near ? `; did you mean --${near}?` : ''}`);
+  const name = positionals[command];
+  const text =
+    name === undefined ? '' : `; a text that starts with - goes after -- or into ${flagOf(name)}=...`;
+  return badUsage(`unknown flag ${written} for ${command}${near ? `; did you mean --${near}?` : text}`);
 }
 
 /** The command: the first word that is not a flag. */
@@ -85,9 +88,14 @@ export function parseArguments(command: Command, argv: readonly string[]): Comma
     values.set(name, value);
   };
   let seenCommand = false;
+  let flagsEnded = false;
   for (let i = 0; i < argv.length; i++) {
     const token = argv[i]!;
-    if (!token.startsWith('-')) {
+    if (token === '--' && !flagsEnded) {
+      flagsEnded = true;
+      continue;
+    }
+    if (flagsEnded || !token.startsWith('-')) {
       const name = positionals[command];
       if (!seenCommand) seenCommand = true;
       else if (name !== undefined) set(name, token, `"${token}"`);

@@ -25,7 +25,10 @@ export async function readConfigFile(path: string, command: Command): Promise<Re
   try {
     content = kind === '.json' ? JSON.parse(text) : (await import('yaml')).parse(text);
   } catch (error) {
-    throw bad(`expected ${kind.slice(1).toUpperCase()}, found ${(error as Error).message}`, error);
+    throw bad(
+      `expected ${kind.slice(1).toUpperCase()}, found ${(error as Error).message.split('\n')[0]}`,
+      error,
+    );
   }
   if (typeof content !== 'object' || content === null || Array.isArray(content))
     throw bad('expected names and values at the top level');

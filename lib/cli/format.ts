@@ -5,6 +5,10 @@ export const percent = (value: number): string => `${(100 * value).toFixed(1)} %
 
 export const count = (value: number): string => Math.round(value).toLocaleString('en');
 
+/** `1 step`, `2 steps`. */
+export const counted = (value: number, noun: string): string =>
+  `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+
 /** `8 s`, `2 min 05 s`, `1 h 20 min`. */
 export function duration(seconds: number): string {
   const whole = Math.round(seconds);

@@ -1,6 +1,6 @@
 /** Tells a run's events on a view. The commands' events share their shapes, so one narrator serves them all. */
 import type { AnnotateEvent, EvaluateEvent, TrainEvent } from '../index.js';
-import { count, duration, percent, savingsText, shortPath } from './format.js';
+import { count, counted, duration, percent, savingsText, shortPath } from './format.js';
 import type { View } from './view.js';
 
 export type AnyEvent = AnnotateEvent | EvaluateEvent | TrainEvent;
@@ -81,19 +81,19 @@ export class Narrator {
         if ('summary' in event) {
           const { correct, criticalTokens, tokens, criticalShare, rollouts, tokensPerSecond } = event.summary;
           this.#finishStage(
-            `${count(correct)} responses, ${count(criticalTokens)} of ${count(tokens)} tokens critical ` +
-              `(${percent(criticalShare)}), ${count(rollouts)} rollouts, ${count(tokensPerSecond)} tokens/s`,
+            `${counted(correct, 'response')}, ${count(criticalTokens)} of ${count(tokens)} tokens critical ` +
+              `(${percent(criticalShare)}), ${counted(rollouts, 'rollout')}, ${count(tokensPerSecond)} tokens/s`,
           );
         }
         break;
       case 'saved':
-        this.#finishStage(this.#steps === 0 ? 'done before' : `${count(this.#steps)} steps`);
+        this.#finishStage(this.#steps === 0 ? 'done before' : counted(this.#steps, 'step'));
         break;
       case 'evaluated': {
         const { accuracy, accuracyCi95, n } = event.summary;
         const [low, high] = accuracyCi95;
         this.#finishStage(
-          `${percent(accuracy)} (${percent(low)} to ${percent(high)}) of ${count(n)} questions`,
+          `${percent(accuracy)} (${percent(low)} to ${percent(high)}) of ${counted(n, 'question')}`,
         );
         break;
       }

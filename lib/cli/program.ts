@@ -2,7 +2,13 @@
 import { CftError } from '../errors.js';
 import type { Command } from '../option-table.js';
 import { type CommandLine, findCommand, parseArguments } from './arguments.js';
-import { describeFailure, exitStatusOf, InterruptedError } from './failure.js';
+import {
+  describeFailure,
+  exitStatusOf,
+  failureEvent,
+  InterruptedError,
+  interruptedStatus,
+} from './failure.js';
 
 /** What a command gets beside its options. */
 export interface CommandContext {
@@ -34,14 +40,18 @@ const load: Record<Command, () => Promise<CommandFunction>> = {
   setup: async () => (await import('./commands/setup.js')).setupCommand,
 };
 
-const says = (argv: readonly string[], ...flags: string[]): boolean =>
-  argv.some((token) => flags.includes(token));
+/** Whether a flag is there, before a `--` that ends them. */
+function says(argv: readonly string[], ...flags: string[]): boolean {
+  const end = argv.indexOf('--');
+  return argv.slice(0, end < 0 ? argv.length : end).some((token) => flags.includes(token));
+}
 
 /** Help or version, where one was asked for; otherwise the command line. */
 async function interpret(argv: readonly string[]): Promise<CommandLine | string> {
   if (says(argv, '--version', '-v')) return (await import('../run-folder.js')).packageVersion;
-  const command = findCommand(argv);
-  if (says(argv, '--help', '-h')) {
+  const asked = argv[0] === 'help';
+  const command = findCommand(asked ? argv.slice(1) : argv);
+  if (asked || says(argv, '--help', '-h')) {
     const help = await import('./help.js');
     return command === undefined ? help.programHelp() : help.commandHelp(command);
   }
@@ -54,18 +64,24 @@ async function interpret(argv: readonly string[]): Promise<CommandLine | string>
   return parseArguments(command, argv);
 }
 
+/** Commands that keep what they have done where they are stopped. */
+const keeping: readonly (Command | undefined)[] = ['train', 'annotate', 'eval'];
+
 /** Turns Ctrl-C into an abort: the first stops cleanly, the second at once. */
-function listenForInterrupt(controller: AbortController): () => void {
+function listenForInterrupt(controller: AbortController, command: () => Command | undefined): () => void {
+  let ended = false;
   const onSignal = (): void => {
-    if (controller.signal.aborted) process.exit(130);
-    process.stderr.write('\nstopping: saving what is done (Ctrl-C again to quit at once)\n');
+    if (controller.signal.aborted) process.exit(interruptedStatus);
     controller.abort(new InterruptedError());
+    // What comes while the finished work is only being put away is heard, so that nothing dies of it, and changes nothing.
+    if (ended) return;
+    const saving = keeping.includes(command()) ? ': saving what is done' : '';
+    process.stderr.write(`\nstopping${saving} (Ctrl-C again to quit at once)\n`);
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
   return () => {
-    process.off('SIGINT', onSignal);
-    process.off('SIGTERM', onSignal);
+    ended = true;
   };
 }
 
@@ -76,7 +92,8 @@ function listenForInterrupt(controller: AbortController): () => void {
 export async function runProgram(argv: readonly string[]): Promise<number> {
   let worked = false;
   const controller = new AbortController();
-  const stopListening = listenForInterrupt(controller);
+  let command: Command | undefined;
+  const ended = listenForInterrupt(controller, () => command);
   let name = 'cft-native';
   try {
     const line = await interpret(argv);
@@ -84,7 +101,8 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
       process.stdout.write(`${line}\n`);
       return 0;
     }
-    name = `cft-native ${line.command}`;
+    command = line.command;
+    name = `cft-native ${command}`;
     const fromFile =
       line.config === undefined
         ? {}
@@ -104,8 +122,9 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
     return status ?? 0;
   } catch (error) {
     if (!(error instanceof InterruptedError)) process.stderr.write(`${name}: ${describeFailure(error)}\n`);
+    if (says(argv, '--json')) process.stdout.write(`${JSON.stringify(failureEvent(error))}\n`);
     return exitStatusOf(error, worked);
   } finally {
-    stopListening();
+    ended();
   }
 }

@@ -1,7 +1,8 @@
 /** What a training run ends with on standard output. */
 import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
 import { describeComparison } from '../report/report.js';
-import { count, duration, percent, savingsText, shellQuoted, shortPath, textTable } from './format.js';
+import { count, counted, duration, percent, savingsText, shortPath, textTable } from './format.js';
+import { nextAfterTrain } from './next.js';
 
 const cells = (summary: EvalSummary | undefined): string[] =>
   summary === undefined
@@ -17,7 +18,7 @@ const row = (name: string, evaluation: Evaluation | undefined): string[] => [
 function accuracies({ before, trained, baseline }: TrainResult): string[] {
   if (before === undefined) return [];
   const { n } = before.greedy;
-  const header = [`accuracy on ${n} questions`, 'greedy', '95 % interval'];
+  const header = [`accuracy on ${counted(n, 'question')}`, 'greedy', '95 % interval'];
   if (before.sampled) header.push(`sampled x ${before.sampled.samples}`, '95 % interval');
   return [
     textTable([
@@ -45,6 +46,9 @@ function comparisons({ trained, baseline, againstBaseline }: TrainResult): strin
   return [...rows.map(([name, text]) => `${name!.padEnd(width)}   ${text}`), ''];
 }
 
+/** Files have null where no step had a loss. */
+const lossText = (loss: number | null): string => (Number.isFinite(loss) ? loss!.toFixed(3) : 'none');
+
 function costs({ annotation, trained, seconds }: TrainResult): string[] {
   const lines: string[] = [];
   if (annotation) {
@@ -56,8 +60,8 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
     );
   }
   lines.push(
-    `training     ${trained.steps} steps, learning rate ${trained.learningRate}, ` +
-      `loss ${trained.firstLoss.toFixed(3)} → ${trained.lastLoss.toFixed(3)}` +
+    `training     ${counted(trained.steps, 'step')}, learning rate ${trained.learningRate}, ` +
+      `loss ${lossText(trained.firstLoss)} → ${lossText(trained.lastLoss)}` +
       `${trained.skippedSteps > 0 ? `, ${trained.skippedSteps} steps skipped` : ''}`,
   );
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
@@ -71,20 +75,12 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
 /** The table, the verdicts, the costs, where things are and what to type next. */
 export function trainTable(result: TrainResult): string {
   const { trained, report, before } = result;
-  const model = shortPath(trained.model);
-  const generate = `npx cft-native generate --model ${shellQuoted([model])}`;
-  const next =
-    result.model === 'embedded'
-      ? [
-          `${generate} "Sam has 25 cups. Sam finds 24 more and sells 34. How many cups does Sam have?"`,
-          'npx cft-native train --model FOLDER_OR_HUB_ID --data questions.jsonl --eval-data test.jsonl',
-        ]
-      : [`${generate} "..."`];
+  const next = nextAfterTrain(result);
   return [
     ...accuracies(result),
     ...comparisons(result),
     ...costs(result),
-    `model        ${model}`,
+    `model        ${shortPath(trained.model)}`,
     `report       ${shortPath(report)}`,
     ...next.map((line, i) => `${i === 0 ? 'next' : '    '}         ${line}`),
     ...(before === undefined

@@ -68,7 +68,7 @@ export async function annotationStageOptions({
   folder: RunFolder;
   signal?: AbortSignal | undefined;
 }): Promise<AnnotationStageOptions> {
-  const maxBranches = branchesFor(model.device, options.maxConcurrency);
+  const maxBranches = branchesFor(model, options.maxConcurrency);
   const { maxConcurrency: _, verifier: verifierName, draft, stopAtAnswer, ...given } = options;
   const settings = {
     maxNewTokens: given.maxNewTokens,

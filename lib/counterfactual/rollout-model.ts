@@ -1,4 +1,5 @@
 /** What annotation and evaluation need of a model, and prompts. */
+import { placeOf } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import type { NativeRolloutEngine } from '../native/binding.js';
 import type { Question } from '../types.js';
@@ -30,15 +31,15 @@ export interface Prompt {
  */
 export function promptOf(
   model: RolloutModel,
-  { id, question }: Question,
+  question: Question,
   settings: { maxNewTokens: number; system: string; userTemplate: string },
 ): Prompt {
   const { maxPositions } = model.config;
-  const tokenIds = model.promptFor(question, settings);
+  const tokenIds = model.promptFor(question.question, settings);
   if (tokenIds.length >= maxPositions) {
     throw new CftError(
       'ERR_CFT_BAD_DATA',
-      `question ${id}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
+      `${placeOf(question)}: expected a prompt of fewer than ${maxPositions} tokens (max_position_embeddings), found ` +
         `${tokenIds.length}`,
     );
   }

@@ -18,6 +18,9 @@ export interface ReadAnnotationsOptions {
 
 type Fields = Record<string, unknown>;
 
+/** Far above any weight that means something; sums of so many stay exact enough. */
+const largestWeight = 1e6;
+
 /** Reads and checks the fields of one record; `where` names it in messages. */
 class RecordChecker {
   readonly #where: string;
@@ -64,6 +67,14 @@ class RecordChecker {
   number(field: string, value: unknown, low: number, meaning: string): number {
     if (typeof value !== 'number' || !Number.isFinite(value) || value < low)
       throw this.bad(field, meaning, value);
+    return value;
+  }
+
+  /** The trainer computes in float32: a weight must neither overflow nor vanish there. */
+  weight(field: string, value: unknown): number {
+    const good = typeof value === 'number' && value >= 0 && value <= largestWeight;
+    if (!good || (value !== 0 && Math.fround(value) === 0))
+      throw this.bad(field, `a weight of 0, or from 1e-38 to ${largestWeight}`, value);
     return value;
   }
 
@@ -163,9 +174,10 @@ function checkRecord(
     });
     check.length('critical_mask', record.critical_mask.length, response.length);
   } else {
-    record.token_weights = check.list('token_weights', false, (name, value) =>
-      check.number(name, value, 0, 'a finite weight of at least 0'),
-    );
+    record.token_weights = check.list('token_weights', false, (name, value) => check.weight(name, value));
+    if (endTokenId < 0 && record.token_weights.length === response.length + 1) {
+      throw check.bad('end_token_id', 'an id, since token_weights has a value for the end token', undefined);
+    }
     const longer = endTokenId >= 0 ? [response.length + 1] : [];
     check.length('token_weights', record.token_weights.length, response.length, ...longer);
   }
@@ -183,9 +195,21 @@ export async function readAnnotations(
 ): Promise<AnnotationRecord[]> {
   signal?.throwIfAborted();
   const records: AnnotationRecord[] = [];
+  const placeOfId = new Map<string, string>();
+  const add = (where: string, record: AnnotationRecord): void => {
+    const earlier = placeOfId.get(record.id);
+    if (earlier !== undefined)
+      throw badData(
+        where,
+        `field "id": expected distinct ids, found "${record.id}" again (first in ${earlier})`,
+      );
+    placeOfId.set(record.id, where);
+    records.push(record);
+  };
   if (typeof source === 'string') {
     for await (const { line, value } of readJsonLines(source, { signal })) {
-      records.push(checkRecord(`${source}:${line}`, line, value, vocabSize));
+      const where = `${source}:${line}`;
+      add(where, checkRecord(where, line, value, vocabSize));
     }
   } else {
     let number = 0;
@@ -195,7 +219,7 @@ export async function readAnnotations(
       if (typeof value !== 'object' || value === null) {
         throw badData(where, `expected an annotation record, found ${describeValue(value)}`);
       }
-      records.push(checkRecord(where, number, value as Fields, vocabSize));
+      add(where, checkRecord(where, number, value as Fields, vocabSize));
     }
   }
   if (records.length === 0) {

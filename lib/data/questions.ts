@@ -99,6 +99,11 @@ function idOf({ where, number, value }: Row): string {
   throw badField(where, 'id', 'text or a number', id);
 }
 
+const places = new WeakMap<Question, string>();
+
+/** Where a question was read, e.g. `questions.jsonl:12`; its id where that is unknown. */
+export const placeOf = (question: Question): string => places.get(question) ?? `question ${question.id}`;
+
 /**
  * Reads and checks questions, in order. `id` is kept as text; where it is absent it is the number of the line
  * (.jsonl) or of the record (elsewhere), from 1. Ids are unique. Answers may be numbers.
@@ -127,11 +132,13 @@ export async function readQuestions(
         );
       }
       placeOfId.set(id, row.where);
-      questions.push({
+      const question: Question = {
         id,
         question: textField(row, 'question', questionField),
         answer: textField(row, 'answer', answerField),
-      });
+      };
+      places.set(question, row.where);
+      questions.push(question);
       if (questions.length === limit) break;
     }
   }

@@ -140,8 +140,10 @@ export async function* parquetRows(
   let file: Awaited<ReturnType<typeof asyncBufferFromFile>>;
   try {
     file = await asyncBufferFromFile(path);
+    if (file.byteLength === 0) throw badData(path, 'expected a Parquet file, found an empty file');
     metadata = await parquetMetadataAsync(file);
   } catch (error) {
+    if (error instanceof CftError) throw error;
     const failure = readFailure(path, error);
     throw failure === error ? badData(path, `broken Parquet (${(error as Error).message})`, error) : failure;
   }

@@ -1,5 +1,6 @@
 /** `evaluate`: accuracy, pass@k, diversity and entropy of a model on questions, into a folder. */
 import { basename, extname } from 'node:path';
+import { promptsOf } from '../counterfactual/rollout-model.js';
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
 import { loadModel } from '../model/load.js';
@@ -94,6 +95,8 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
       : await loadModel(options.model, { device, dtype, threads, revision, signal });
   try {
     const model = loaded ?? (given.model as Model);
+    // A question that does not fit is found before the folder is begun.
+    promptsOf(model, questions, options);
     const name = typeof source === 'string' ? basename(source, extname(source)) : 'questions';
     folder.begin({
       command: 'eval',
@@ -131,7 +134,7 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
           questions,
           verifier,
           settings: options,
-          maxBranches: branchesFor(model.device, options.maxConcurrency),
+          maxBranches: branchesFor(model, options.maxConcurrency),
           completed,
           folder: folder.path,
           signal,

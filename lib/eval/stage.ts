@@ -2,11 +2,10 @@
  * Evaluation of one model on a list of questions into a folder: predictions.jsonl while it works, summary.json at the
  * end. Continues what an interrupted run of the same options left there.
  */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { type DetailedVerifier, judge } from '../counterfactual/judge.js';
 import { type Prompt, promptOf, type RolloutModel, textOf } from '../counterfactual/rollout-model.js';
-import { writeLinesAtomic } from '../files.js';
+import { makeFolder, writeLinesAtomic } from '../files.js';
 import { AnswerStop } from '../model/answer-stop.js';
 import { sampleSeed } from '../model/generation.js';
 import { type Rollout, runRollouts } from '../model/rollouts.js';
@@ -239,6 +238,6 @@ export async function runEvaluationStage<S extends string>(
   emit: (event: EvalStageEvent<S>) => void,
 ): Promise<EvalStageResult> {
   options.signal?.throwIfAborted();
-  mkdirSync(options.folder, { recursive: true });
+  makeFolder(options.folder);
   return new EvalStage(options, emit).run();
 }

@@ -20,7 +20,7 @@ export interface EvalSummary {
   temperature: number;
   /** Mean over the questions of the share of their responses that are correct. */
   accuracy: number;
-  /** Wilson for one greedy response per question; else a bootstrap over questions. */
+  /** Wilson for one greedy response per question, or where all questions came out alike; else a bootstrap over them. */
   accuracyCi95: Interval;
   accuracyStderr: number;
   /**
@@ -69,6 +69,16 @@ const countCorrect = (responses: readonly Prediction[]): number =>
 export const perQuestionAccuracy = (questions: readonly (readonly Prediction[])[]): number[] =>
   questions.map((responses) => countCorrect(responses) / responses.length);
 
+/**
+ * Bootstrap over questions; where all questions came out alike it has no width, and says less than the number of
+ * questions does: then Wilson with each question as one trial [ours].
+ */
+function clusterInterval(accuracies: readonly number[], accuracy: number, seed: number): Interval {
+  const [low, high] = bootstrapInterval(accuracies, seed);
+  const n = accuracies.length;
+  return low < high ? [low, high] : wilsonInterval(accuracy * n, n);
+}
+
 /** @param questions the responses of each question, equally many each. */
 export function summarizePredictions(
   questions: readonly (readonly Prediction[])[],
@@ -89,7 +99,7 @@ export function summarizePredictions(
     accuracyCi95:
       samples === 1 && temperature === 0
         ? wilsonInterval(countCorrect(all), n)
-        : bootstrapInterval(accuracies, seed),
+        : clusterInterval(accuracies, accuracy, seed),
     accuracyStderr: standardError(accuracies),
     majAtK: samples === 1 ? accuracy : voters ? mean(questions.map(majority)) : null,
     passAtK: Object.fromEntries(
@@ -108,17 +118,9 @@ export function summarizePredictions(
   };
 }
 
-const rounded = (value: Json): Json => {
-  if (typeof value === 'number') return Number(value.toFixed(6));
-  if (Array.isArray(value)) return value.map(rounded);
-  if (typeof value === 'object' && value !== null)
-    return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, rounded(inner)]));
-  return value;
-};
-
-/** summary.json: per name of questions, with six decimals. */
+/** summary.json: per name of questions; in full precision, so that a resumed run tells what an undisturbed one does. */
 export const writeSummary = (path: string, name: string, summary: EvalSummary): void =>
-  writeFileAtomic(path, `${JSON.stringify({ [name]: rounded(forFile(summary)) }, null, 2)}\n`);
+  writeFileAtomic(path, `${JSON.stringify({ [name]: forFile(summary) }, null, 2)}\n`);
 
 /** The summary of some questions in a summary.json; undefined where file or name are missing. */
 export function readSummary(path: string, name: string): EvalSummary | undefined {

@@ -11,6 +11,8 @@ export interface AdapterConfig {
   base: string;
   baseRevision: string | undefined;
   rank: number;
+  /** Names of the adapted modules; undefined where they are given by a pattern. */
+  targets: string[] | undefined;
   /** The merged weight is W + scale * B A. */
   scale: number;
 }
@@ -41,10 +43,10 @@ export function readAdapterConfig(folder: string): AdapterConfig {
   const place = join(folder, 'adapter_config.json');
   const json: JsonObject = readJsonObject(place, 'ERR_CFT_BAD_MODEL');
   const fields: Fields = new Fields(json, place);
-  const unsupported = (name: string): never => {
+  const unsupported = (name: string, which = ''): never => {
     throw new CftError(
       'ERR_CFT_UNSUPPORTED_MODEL',
-      `${place}: ${name} = ${show(json[name])} is not supported; merge the adapter with PEFT and load the merged model`,
+      `${place}: ${name} = ${show(json[name])}${which} is not supported; merge the adapter with PEFT and load the merged model`,
     );
   };
   if (fields.string('peft_type') !== 'LORA') unsupported('peft_type');
@@ -55,6 +57,9 @@ export function readAdapterConfig(folder: string): AdapterConfig {
     if (!harmless.has(name) && name !== 'bias' && name !== 'init_lora_weights' && !isOff(value))
       unsupported(name);
   }
+  const targets = Array.isArray(json.target_modules) ? json.target_modules.map(String) : undefined;
+  const outside = targets?.find((name) => /(^|\.)(lm_head|embed_tokens)$/.test(name));
+  if (outside !== undefined) unsupported('target_modules', `: an adapter on ${outside}`);
   const rank = fields.integer('r', { max: 65536 });
   const alpha = fields.number('lora_alpha', {});
   const base = fields.string('base_model_name_or_path');
@@ -64,6 +69,7 @@ export function readAdapterConfig(folder: string): AdapterConfig {
     base,
     baseRevision: fields.string('revision'),
     rank,
+    targets,
     scale: fields.boolean('use_rslora', false) ? alpha / Math.sqrt(rank) : alpha / rank,
   };
 }
@@ -77,7 +83,7 @@ const factorPattern = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/;
  */
 export function readAdapterTensors(
   folder: string,
-  { rank }: AdapterConfig,
+  { rank, targets }: AdapterConfig,
   shapes: ReadonlyMap<string, number[]>,
 ): NativeTensorEntry[] {
   const file = join(folder, 'adapter_model.safetensors');
@@ -101,6 +107,13 @@ export function readAdapterTensors(
       throw new CftError(
         'ERR_CFT_BAD_WEIGHTS',
         `${file}: unexpected tensor ${tensor.name}; expected LoRA factors of linear layers of the base model`,
+      );
+    }
+    if (targets && !targets.some((target) => module === target || module.endsWith(`.${target}`))) {
+      throw new CftError(
+        'ERR_CFT_BAD_WEIGHTS',
+        `${file}: tensor ${tensor.name} is of no module in target_modules of adapter_config.json ` +
+          `(${targets.join(', ')}), so PEFT would leave it out`,
       );
     }
     const expected = letter === 'A' ? [rank, weight[1]!] : [weight[0]!, rank];

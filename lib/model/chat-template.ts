@@ -1,9 +1,10 @@
 /** Chat templates: Jinja with the extras that transformers adds (`raise_exception`, `strftime_now`, `tojson`). */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
+import { Environment, parse, tokenize } from '@huggingface/jinja';
 import { CftError } from '../errors.js';
 import { isFile, isFolder, isObject, type JsonObject, readText, show } from './json-file.js';
+import { PythonInterpreter } from './python-jinja.js';
 
 export interface ChatMessage {
   role: string;
@@ -59,11 +60,21 @@ function strftime(date: Date, format: string): string {
   });
 }
 
+/** As in the sandbox that transformers renders in. */
+const longestRange = 100_000;
+
 function range(start: number, stop?: number, step = 1): number[] {
   const [from, to] = stop === undefined ? [0, start] : [start, stop];
+  if (![from, to, step].every(Number.isInteger) || step === 0)
+    throw new Error('range: expected integers, and a step that is not zero');
   const count = Math.max(0, Math.ceil((to - from) / step));
+  if (count > longestRange)
+    throw new Error(`range: expected at most ${longestRange} numbers, found ${count}`);
   return Array.from({ length: count }, (_, i) => from + i * step);
 }
+
+/** What a template itself says by `raise_exception`. */
+class Refusal extends Error {}
 
 /** What a template calls besides its own variables. */
 function globals(now: Date): Record<string, unknown> {
@@ -76,7 +87,7 @@ function globals(now: Date): Record<string, unknown> {
     None: null,
     range,
     raise_exception: (message: string) => {
-      throw new Error(message);
+      throw new Refusal(message);
     },
     strftime_now: (format: string) => strftime(now, format),
   };
@@ -128,8 +139,40 @@ export class ChatTemplate {
     return program;
   }
 
+  /** @throws CftError ERR_CFT_BAD_MODEL where the usual template is not valid Jinja; the others are parsed when used. */
+  check(): void {
+    if (this.#sources.has('default')) this.#template(false);
+  }
+
   /** @throws CftError ERR_CFT_BAD_MODEL where the template is broken or refuses the messages. */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    try {
+      return this.#render(messages, options);
+    } catch (error) {
+      if (error instanceof CftError) throw error;
+      const refused = error instanceof Refusal ? 'refuses' : 'failed on';
+      const roles = messages.map(({ role }) => role).join(', ');
+      throw new CftError(
+        'ERR_CFT_BAD_MODEL',
+        `${this.#place}: the chat template ${refused} messages of roles ${roles}: ${(error as Error).message}` +
+          (this.#systemIsToBlame(messages, options) ? ' (an empty system text leaves that message out)' : ''),
+        { cause: error },
+      );
+    }
+  }
+
+  #systemIsToBlame(messages: readonly ChatMessage[], options: ChatTemplateOptions): boolean {
+    const others = messages.filter(({ role }) => role !== 'system');
+    if (others.length === messages.length || others.length === 0) return false;
+    try {
+      this.#render(others, options);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  #render(messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
     const program = this.#template(options.tools !== undefined);
     const environment = new Environment();
     // Later names win, as keyword arguments do in transformers; null (Python's None) counts as defined there.
@@ -143,20 +186,16 @@ export class ChatTemplate {
       ...options.variables,
     };
     for (const [name, value] of Object.entries(variables)) environment.set(name, value);
-    try {
-      const result = new Interpreter(environment).run(program).value;
-      if (typeof result !== 'string') throw new Error(`it gave ${show(result)}`);
-      return result;
-    } catch (error) {
-      const roles = messages.map(({ role }) => role).join(', ');
-      throw new CftError(
-        'ERR_CFT_BAD_MODEL',
-        `${this.#place}: the chat template refuses messages of roles ${roles}: ${(error as Error).message}` +
-          (roles.includes('system') ? ' (an empty system text leaves that message out)' : ''),
-        { cause: error },
-      );
-    }
+    const result = new PythonInterpreter(environment).run(program).value;
+    if (typeof result !== 'string') throw new Error(`it gave ${show(result)}`);
+    return result;
   }
+}
+
+function checked(...parts: ConstructorParameters<typeof ChatTemplate>): ChatTemplate {
+  const template = new ChatTemplate(...parts);
+  template.check();
+  return template;
 }
 
 /**
@@ -177,7 +216,7 @@ export function readChatTemplate(
       sources.set(name.slice(0, -'.jinja'.length), readText(join(more, name), 'ERR_CFT_BAD_MODEL'));
     }
   }
-  if (sources.size > 0) return new ChatTemplate(sources, file, specialTokens);
+  if (sources.size > 0) return checked(sources, file, specialTokens);
 
   const place = join(folder, 'tokenizer_config.json');
   const given = tokenizerConfig.chat_template;
@@ -192,5 +231,5 @@ export function readChatTemplate(
     }
     sources.set(entry.name, entry.template);
   }
-  return new ChatTemplate(sources, place, specialTokens);
+  return checked(sources, place, specialTokens);
 }

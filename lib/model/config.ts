@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { CftError } from '../errors.js';
 import type { NativeModelConfig, NativeRope } from '../native/binding.js';
 import { type Family, families, familyNames } from './families.js';
+import { refuseFeatures, refusePartialRotary, refuseRopeFeatures, unsupported } from './features.js';
 import { Fields, isFile, isFolder, isObject, type JsonObject, readJsonObject, show } from './json-file.js';
 import { ropeOf } from './rope.js';
 
@@ -19,10 +20,6 @@ export interface ModelConfig extends NativeModelConfig {
 type LayerType = 'full_attention' | 'sliding_attention';
 const layerTypes: readonly string[] = ['full_attention', 'sliding_attention'] satisfies LayerType[];
 
-function unsupported(message: string): never {
-  throw new CftError('ERR_CFT_UNSUPPORTED_MODEL', message);
-}
-
 function familyOf(fields: Fields): { modelType: string; family: Family } {
   const modelType = fields.string('model_type');
   if (modelType === undefined) fields.fail('model_type', `one of ${familyNames.join(', ')}`);
@@ -33,25 +30,6 @@ function familyOf(fields: Fields): { modelType: string; family: Family } {
     );
   }
   return { modelType, family };
-}
-
-/** Features that change the computation and that no family of ours has. */
-function refuseFeatures(fields: Fields): void {
-  const { place } = fields;
-  for (const name of ['num_experts', 'num_local_experts', 'n_routed_experts', 'moe_intermediate_size']) {
-    if (fields.has(name) && fields.values[name] !== 0) {
-      unsupported(`${place}: ${name} = ${show(fields.values[name])}: mixtures of experts are not supported`);
-    }
-  }
-  const activation = fields.string('hidden_act') ?? 'silu';
-  if (activation !== 'silu') {
-    unsupported(`${place}: hidden_act "${activation}" is not supported; supported is silu`);
-  }
-  if (fields.has('quantization_config')) {
-    unsupported(
-      `${place}: quantization_config: quantised weights are not supported; use the bf16 or fp32 original`,
-    );
-  }
 }
 
 function layerTypesOf(fields: Fields, layers: number): LayerType[] | undefined {
@@ -111,18 +89,14 @@ function windowsOf(
       }
       break;
   }
-  if (given?.some((type, i) => type !== types[i])) {
+  // transformers goes by sliding_window alone there; a list that only says "full" contradicts nobody's intention.
+  const ignored = family.window === 'all' && given?.every((type) => type === 'full_attention');
+  if (!ignored && given?.some((type, i) => type !== types[i])) {
     unsupported(
       `${fields.place}: layer_types: layers of this family are all ${types[0]}, found ${show(given)}`,
     );
   }
   return { windows: Int32Array.from(types, (type) => (type === 'sliding_attention' ? size : 0)), types };
-}
-
-function refusePartialRotary(fields: Fields): void {
-  const factor = fields.number('partial_rotary_factor', { absent: 1 });
-  if (factor !== 1)
-    unsupported(`${fields.place}: partial_rotary_factor ${factor} is not supported; only 1 is`);
 }
 
 function ropesOf(
@@ -138,7 +112,7 @@ function ropesOf(
   const given = fields.object(name) ?? new Fields({}, `${fields.place}: ${name}`);
   const nested = Object.keys(given.values).some((key) => layerTypes.includes(key));
   const build = (parameters: Fields): NativeRope => {
-    refusePartialRotary(parameters);
+    refuseRopeFeatures(parameters);
     const length = { max: 2 ** 31 - 1, absent: maxPositions };
     const original = 'original_max_position_embeddings';
     const originalLength =
@@ -183,7 +157,7 @@ function ropesOf(
 export function parseConfig(json: JsonObject, place: string): ModelConfig {
   const fields = new Fields(json, place);
   const { modelType, family } = familyOf(fields);
-  refuseFeatures(fields);
+  refuseFeatures(fields, family);
   const layers = fields.integer('num_hidden_layers', { max: 4096 });
   const hiddenSize = fields.integer('hidden_size', { max: 2 ** 20 });
   const heads = fields.integer('num_attention_heads', { max: 2 ** 16 });
@@ -200,7 +174,10 @@ export function parseConfig(json: JsonObject, place: string): ModelConfig {
     absent: family.defaults.headDim ?? hiddenSize / heads,
   });
   if (headDim % 2 !== 0) fields.fail('head_dim', 'an even number (rotary embedding)');
-  const maxPositions = fields.integer('max_position_embeddings', { max: 2 ** 31 - 1 });
+  const maxPositions = fields.integer('max_position_embeddings', {
+    max: 2 ** 31 - 1,
+    absent: family.defaults.maxPositions,
+  });
   const { windows, types } = windowsOf(fields, family, layers);
   const attentionBias = fields.boolean('attention_bias', false);
   return {

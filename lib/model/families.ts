@@ -23,6 +23,7 @@ export interface Family {
   defaults: {
     rmsNormEps: number;
     ropeTheta: number;
+    maxPositions: number;
     /** Absent: as many as query heads. */
     kvHeads?: number;
     /** Absent: hidden size / heads. */
@@ -39,7 +40,7 @@ const llama: Family = {
   normPlacement: 'pre',
   window: 'none',
   unscaledSlidingRope: false,
-  defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000 },
+  defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000, maxPositions: 2048 },
 };
 
 const qwen2: Family = {
@@ -48,7 +49,7 @@ const qwen2: Family = {
   outputBias: 'never',
   mlpBias: 'never',
   window: 'upper-layers',
-  defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000, kvHeads: 32, slidingWindow: 4096 },
+  defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000, maxPositions: 32_768, kvHeads: 32, slidingWindow: 4096 },
 };
 
 const olmo2: Family = {
@@ -56,7 +57,7 @@ const olmo2: Family = {
   mlpBias: 'never',
   qkNorm: 'projection',
   normPlacement: 'post',
-  defaults: { rmsNormEps: 1e-5, ropeTheta: 10_000 },
+  defaults: { rmsNormEps: 1e-5, ropeTheta: 10_000, maxPositions: 2048 },
 };
 
 export const families: Readonly<Record<string, Family>> = {
@@ -76,7 +77,7 @@ export const families: Readonly<Record<string, Family>> = {
     ...olmo2,
     window: 'three-of-four',
     unscaledSlidingRope: true,
-    defaults: { rmsNormEps: 1e-5, ropeTheta: 500_000, slidingWindow: 4096 },
+    defaults: { rmsNormEps: 1e-5, ropeTheta: 500_000, maxPositions: 2048, slidingWindow: 4096 },
   },
   mistral: {
     ...llama,
@@ -84,7 +85,7 @@ export const families: Readonly<Record<string, Family>> = {
     outputBias: 'never',
     mlpBias: 'never',
     window: 'all',
-    defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000, kvHeads: 8, slidingWindow: 4096 },
+    defaults: { rmsNormEps: 1e-6, ropeTheta: 10_000, maxPositions: 131_072, kvHeads: 8, slidingWindow: 4096 },
   },
 };
 

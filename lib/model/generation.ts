@@ -1,6 +1,5 @@
 /** Options and results of text generation, and the seeds of its samples. */
-import { CftError } from '../errors.js';
-import { show } from './json-file.js';
+import { checkOptionNames, checkSignal, expect } from './checks.js';
 
 export interface GenerateOptions {
   /** Budget of each response; the end token counts. */
@@ -28,8 +27,7 @@ export interface Generation {
 }
 
 function check(name: string, value: unknown, good: boolean, expected: string): void {
-  if (good) return;
-  throw new CftError('ERR_CFT_BAD_OPTION', `${name}: expected ${expected}, found ${show(value)}`);
+  expect('ERR_CFT_BAD_OPTION', name, value, good, expected);
 }
 
 export type CheckedOptions = Required<Omit<GenerateOptions, 'signal' | 'maxBranches'>> & {
@@ -53,12 +51,24 @@ export function checkSampling(
     Number.isFinite(temperature) && temperature >= 0,
     'a number of at least 0',
   );
-  check(`${place}topP`, topP, topP > 0 && topP <= 1, 'a number above 0 and at most 1');
+  check(
+    `${place}topP`,
+    topP,
+    typeof topP === 'number' && topP > 0 && topP <= 1,
+    'a number above 0 and at most 1',
+  );
   check(`${place}seed`, seed, Number.isSafeInteger(seed) && seed >= 0, 'an integer from 0 to 2^53 - 1');
 }
 
+const streamOptions = ['maxNewTokens', 'temperature', 'topP', 'seed', 'signal'];
+const optionNames = { stream: streamOptions, generate: [...streamOptions, 'n', 'maxBranches'] };
+
 /** Fills in defaults. @throws CftError ERR_CFT_BAD_OPTION naming the option, expected and found. */
-export function checkGenerateOptions(options: GenerateOptions): CheckedOptions {
+export function checkGenerateOptions(
+  options: GenerateOptions,
+  of: keyof typeof optionNames = 'generate',
+): CheckedOptions {
+  checkOptionNames(options, optionNames[of], of);
   const { maxNewTokens = 2048, temperature = 0, topP = 1, n = 1, seed = 0, maxBranches, signal } = options;
   const positive = (value: number) => Number.isSafeInteger(value) && value >= 1;
   check('maxNewTokens', maxNewTokens, positive(maxNewTokens), 'an integer of at least 1');
@@ -66,6 +76,7 @@ export function checkGenerateOptions(options: GenerateOptions): CheckedOptions {
   check('n', n, positive(n), 'an integer of at least 1');
   if (maxBranches !== undefined)
     check('maxBranches', maxBranches, positive(maxBranches), 'an integer of at least 1');
+  checkSignal(signal);
   return { maxNewTokens, temperature, topP, n, seed, maxBranches, signal };
 }
 

@@ -3,19 +3,11 @@
  * (models--org--name with blobs, snapshots and refs), only the files that loading needs. Reads HF_HOME, HF_HUB_CACHE,
  * HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
  */
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  statfsSync,
-  symlinkSync,
-  unlinkSync,
-} from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, statfsSync, symlinkSync, unlinkSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import type { HubApiError, ListFileEntry } from '@huggingface/hub';
 import { CftError, isSystemError } from '../errors.js';
-import { writeFileAtomic } from '../files.js';
+import { makeFolder, writeFileAtomic } from '../files.js';
 import { downloadBlob, type HubFile, networkReason } from './hub-download.js';
 import { isFile } from './json-file.js';
 import { indexName, shardsOfIndex } from './safetensors.js';
@@ -193,7 +185,7 @@ function weightsOf(id: HubId, files: ReadonlyMap<string, HubFile>, snapshot: str
 
 /** Puts a blob's name into the snapshot; relative, so that the cache can move. */
 function link(blob: string, pointer: string): void {
-  mkdirSync(dirname(pointer), { recursive: true });
+  makeFolder(dirname(pointer));
   if (existsSync(pointer)) return;
   try {
     unlinkSync(pointer);
@@ -219,7 +211,7 @@ async function downloadSnapshot(
 ): Promise<string> {
   const snapshot = join(repository, 'snapshots', commit);
   const files = new Map((await hub.files(id, commit)).map((file) => [file.path, file]));
-  mkdirSync(join(repository, 'blobs'), { recursive: true });
+  makeFolder(join(repository, 'blobs'));
 
   const fetchFiles = async (batch: readonly HubFile[]) => {
     const blobOf = (file: HubFile) => join(repository, 'blobs', file.etag);
@@ -285,7 +277,7 @@ export async function resolveHubModel(id: HubId, options: HubOptions = {}): Prom
     // Last, so that a revision in refs/ is a snapshot that is complete.
     if (id.revision !== commit) {
       const ref = join(repository, 'refs', id.revision);
-      mkdirSync(dirname(ref), { recursive: true });
+      makeFolder(dirname(ref));
       writeFileAtomic(ref, commit);
     }
     return snapshot;

@@ -5,7 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { CftError } from '../errors.js';
 import type { NativeInfo, NativeModelSpec, NativeTensorEntry } from '../native/binding.js';
 import { loadAddon, resolveDevice } from '../native/loader.js';
-import { isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
+import { optionTable } from '../option-table.js';
+import { type AdapterConfig, isAdapterFolder, readAdapterConfig, readAdapterTensors } from './adapter.js';
+import { checkOptionNames, checkSignal, expect } from './checks.js';
 import { readConfig } from './config.js';
 import { readEndTokenIds } from './generation-config.js';
 import { sameBytes } from './hash.js';
@@ -48,7 +50,10 @@ const smallModel = 50_000_000;
 /** The local folder of a name, downloaded where it is a hub id. */
 async function folderOf(name: string, options: LoadOptions, besides?: string): Promise<string> {
   if (name === 'embedded') return embeddedFolder;
-  for (const path of [resolve(name), ...(besides === undefined ? [] : [resolve(besides, name)])]) {
+  const beside = besides === undefined ? [] : [resolve(besides, name)];
+  // "." means the folder that says so; other names are looked up as PEFT does first.
+  const paths = name.startsWith('.') ? [...beside, resolve(name)] : [resolve(name), ...beside];
+  for (const path of paths) {
     if (isFolder(path)) return path;
     if (existsSync(path)) {
       throw new CftError('ERR_CFT_BAD_MODEL', `${path}: expected a model folder, found a file`);
@@ -62,6 +67,17 @@ async function folderOf(name: string, options: LoadOptions, besides?: string): P
     );
   }
   return resolveHubModel(id, options);
+}
+
+/** The base model's folder of an adapter. */
+async function baseOf(folder: string, adapter: AdapterConfig, options: LoadOptions): Promise<string> {
+  try {
+    return await folderOf(adapter.base, { ...options, revision: adapter.baseRevision }, folder);
+  } catch (error) {
+    if (!(error instanceof CftError)) throw error;
+    const place = join(folder, 'adapter_config.json');
+    throw new CftError(error.code, `${place}: base_model_name_or_path: ${error.message}`, { cause: error });
+  }
 }
 
 /** The dtype of weights and arithmetic, see LoadOptions.dtype. */
@@ -91,20 +107,46 @@ async function checkTiedHead(entries: readonly NativeTensorEntry[], head: Native
   );
 }
 
+/** @throws CftError ERR_CFT_BAD_OPTION naming the option, expected and found. */
+function checkLoadOptions(name: unknown, options: LoadOptions): void {
+  const what = 'a model folder, a hub id (org/name), or "embedded"';
+  expect('ERR_CFT_BAD_OPTION', 'name of the model', name, typeof name === 'string' && name !== '', what);
+  checkOptionNames(options, ['device', 'dtype', 'threads', 'revision', 'signal', 'onProgress'], 'loadModel');
+  const check = (option: keyof LoadOptions, good: (value: never) => boolean, expected: string): void => {
+    const value = options[option];
+    if (value === undefined) return;
+    expect('ERR_CFT_BAD_OPTION', option, value, good(value as never), expected);
+  };
+  const isText = (value: unknown) => typeof value === 'string' && value !== '';
+  const { values: dtypes } = optionTable.dtype;
+  check('device', isText, 'auto, cpu, cuda or cuda:N');
+  check('dtype', (value) => dtypes.includes(value), `one of ${dtypes.join(', ')}`);
+  const { min, max } = optionTable.threads;
+  const isCount = (value: number) => Number.isInteger(value) && value >= min && value <= max;
+  check('threads', isCount, `an integer from ${min} to ${max}`);
+  check('revision', isText, 'a branch, tag or commit');
+  check('onProgress', (value) => typeof value === 'function', 'a function');
+  checkSignal(options.signal);
+}
+
 /**
  * Loads a model.
  * @param name a Hugging Face folder, a PEFT adapter folder, a hub id (`org/name`, `org/name@revision`), or 'embedded'.
  * @throws CftError naming file, field or tensor, expected and found; `signal.reason` when aborted.
  */
 export async function loadModel(name: string, options: LoadOptions = {}): Promise<Model> {
+  checkLoadOptions(name, options);
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
   const folder = await folderOf(name, options);
+  if (options.revision !== undefined && (name === 'embedded' || isFolder(resolve(name)))) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      `revision (--revision): expected none for ${name}, which is no hub model, found "${options.revision}"`,
+    );
+  }
   const adapterConfig = isAdapterFolder(folder) ? readAdapterConfig(folder) : undefined;
-  const modelFolder =
-    adapterConfig === undefined
-      ? folder
-      : await folderOf(adapterConfig.base, { ...options, revision: adapterConfig.baseRevision }, folder);
+  const modelFolder = adapterConfig === undefined ? folder : await baseOf(folder, adapterConfig, options);
 
   const config = readConfig(modelFolder);
   const { entries, tiedHead } = matchTensors(config, readWeights(modelFolder), modelFolder);

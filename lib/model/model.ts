@@ -9,6 +9,7 @@ import type {
   NativeTrainerOptions,
 } from '../native/binding.js';
 import { Run } from '../run.js';
+import { checkTokenIds, expect } from './checks.js';
 import type { ModelConfig } from './config.js';
 import { checkGenerateOptions, type GenerateOptions, type Generation, sampleSeed } from './generation.js';
 import { sha256OfFiles } from './hash.js';
@@ -46,12 +47,18 @@ export interface StreamedToken {
   text: string;
 }
 
-/** Most branches decoded together where nobody says: enough to fill the machine, few enough to fit. */
-const defaultBranches = (device: string): number => (device === 'cpu' ? 64 : 256);
-
-/** Most branches decoded together, from `maxConcurrency`. */
-export const branchesFor = (device: string, maxConcurrency: number | 'auto' = 'auto'): number =>
-  maxConcurrency === 'auto' ? defaultBranches(device) : maxConcurrency;
+/**
+ * Most branches decoded together, from `maxConcurrency`; the engine takes fewer where memory is short. `auto`: on the
+ * CPU a small model's keys and values should stay in the caches, a larger one's weights are read once for many rows.
+ */
+export function branchesFor(
+  { device, parameterCount }: { device: string; parameterCount: number },
+  maxConcurrency: number | 'auto' = 'auto',
+): number {
+  if (maxConcurrency !== 'auto') return maxConcurrency;
+  if (device !== 'cpu') return 256;
+  return parameterCount <= 8_000_000 ? 32 : 128;
+}
 
 export interface RolloutsOptions {
   /** Most branches decoded together; only speed depends on it. */
@@ -89,16 +96,23 @@ export class Model implements AsyncDisposable {
     this.dtype = parts.native.dtype;
   }
 
+  /** @throws CftError ERR_CFT_BAD_DATA for what is no sequence of this vocabulary. */
+  #checked(tokenIds: unknown): Int32Array {
+    const ids = checkTokenIds(tokenIds, 'tokenIds', this.config.vocabSize);
+    expect('ERR_CFT_BAD_DATA', 'tokenIds', [], ids.length > 0, 'at least one token');
+    return ids;
+  }
+
   /** Logits of the next token at every position: fp32, [T, V]. */
-  logits(tokenIds: Int32Array | readonly number[]): Promise<NativeLogits> {
-    return this.native.logits(Int32Array.from(tokenIds));
+  async logits(tokenIds: Int32Array | readonly number[]): Promise<NativeLogits> {
+    return this.native.logits(this.#checked(tokenIds));
   }
 
   /** logProbs[i] of token i + 1 given those before it, and the entropy of that distribution in nats; T - 1 each. */
-  scores(
+  async scores(
     tokenIds: Int32Array | readonly number[],
   ): Promise<{ logProbs: Float32Array; entropies: Float32Array }> {
-    return this.native.scores(Int32Array.from(tokenIds));
+    return this.native.scores(this.#checked(tokenIds));
   }
 
   /** Token ids of the prompt for a question, see Tokenizer.promptText. */
@@ -138,7 +152,7 @@ export class Model implements AsyncDisposable {
     return new Run(async (emit) => {
       signal?.throwIfAborted();
       checkRequests(requests, this.config);
-      return this.#run(requests, branchesFor(this.device, maxBranches), signal, (finished) => emit(finished));
+      return this.#run(requests, branchesFor(this, maxBranches), signal, (finished) => emit(finished));
     });
   }
 
@@ -162,20 +176,19 @@ export class Model implements AsyncDisposable {
   }
 
   /**
-   * Budget of a response after a prompt of this length.
+   * A prompt and the budget of a response to it.
    * @throws CftError ERR_CFT_BAD_DATA for a prompt that is empty, too long or not of this vocabulary.
    */
-  #budget(prompt: Int32Array, index: number, maxNewTokens: number): number {
+  #prompt(given: unknown, index: number, maxNewTokens: number): { tokenIds: Int32Array; budget: number } {
     const { maxPositions, vocabSize } = this.config;
+    const tokenIds = checkTokenIds(given, `prompt ${index}`, vocabSize);
     const fail = (expected: string, found: string): never => {
       throw new CftError('ERR_CFT_BAD_DATA', `prompt ${index}: expected ${expected}, found ${found}`);
     };
-    if (prompt.length === 0) fail('at least one token', 'none');
-    const strange = prompt.find((id) => id < 0 || id >= vocabSize);
-    if (strange !== undefined) fail(`token ids below vocab_size ${vocabSize}`, String(strange));
-    if (prompt.length >= maxPositions)
-      fail(`fewer than ${maxPositions} tokens (max_position_embeddings)`, String(prompt.length));
-    return Math.min(maxNewTokens, maxPositions - prompt.length);
+    if (tokenIds.length === 0) fail('at least one token', 'none');
+    if (tokenIds.length >= maxPositions)
+      fail(`fewer than ${maxPositions} tokens (max_position_embeddings)`, String(tokenIds.length));
+    return { tokenIds, budget: Math.min(maxNewTokens, maxPositions - tokenIds.length) };
   }
 
   #generation({ tokenIds, endTokenId }: Rollout): Generation {
@@ -196,10 +209,10 @@ export class Model implements AsyncDisposable {
     options: GenerateOptions = {},
   ): Promise<Generation[][]> {
     const checked = checkGenerateOptions(options);
+    expect('ERR_CFT_BAD_DATA', 'prompts', prompts, Array.isArray(prompts), 'a list of lists of token ids');
     const { maxNewTokens, temperature, topP, n, seed, signal } = checked;
     const requests = prompts.map((prompt, i): RolloutRequest => {
-      const tokenIds = Int32Array.from(prompt);
-      const budget = this.#budget(tokenIds, i, maxNewTokens);
+      const { tokenIds, budget } = this.#prompt(prompt, i, maxNewTokens);
       const branches = Array.from({ length: n }, (_, j) => ({
         maxNewTokens: budget,
         temperature,
@@ -208,7 +221,7 @@ export class Model implements AsyncDisposable {
       }));
       return { tokenIds, branches };
     });
-    const most = checked.maxBranches ?? branchesFor(this.device);
+    const most = checked.maxBranches ?? branchesFor(this);
     const maxBranches = Math.max(1, Math.min(most, prompts.length * n));
     const results = await this.#run(requests, maxBranches, signal);
     return results.map((rollouts) => rollouts.map((rollout) => this.#generation(rollout)));
@@ -222,9 +235,8 @@ export class Model implements AsyncDisposable {
     prompt: Int32Array | readonly number[],
     options: Omit<GenerateOptions, 'n' | 'maxBranches'> = {},
   ): AsyncGenerator<StreamedToken, Generation, undefined> {
-    const { maxNewTokens, temperature, topP, seed, signal } = checkGenerateOptions(options);
-    const tokenIds = Int32Array.from(prompt);
-    const budget = this.#budget(tokenIds, 0, maxNewTokens);
+    const { maxNewTokens, temperature, topP, seed, signal } = checkGenerateOptions(options, 'stream');
+    const { tokenIds, budget } = this.#prompt(prompt, 0, maxNewTokens);
     const decoder = this.tokenizer.stream({ skipSpecialTokens: true });
     const engine = this.createEngine({ maxBranches: 1 });
     try {
@@ -260,7 +272,9 @@ export class Model implements AsyncDisposable {
    * Writes a Hugging Face folder with the weights as they are now.
    * @throws CftError ERR_CFT_BAD_OUTPUT where the folder is not empty or cannot be made, ERR_CFT_IO.
    */
-  save(folder: string): Promise<void> {
+  async save(folder: string): Promise<void> {
+    const named = typeof folder === 'string' && folder !== '';
+    expect('ERR_CFT_BAD_OUTPUT', 'folder', folder, named, 'a path to save into');
     const { native, config, modelFolder, tokenizerFolder } = this.#parts;
     return saveModel(folder, { native, configJson: config.json, modelFolder, tokenizerFolder });
   }

@@ -64,8 +64,9 @@ function topLevelKeys(json: string): string[] {
     else if (char === '"') {
       const start = i;
       for (i++; json[i] !== '"'; i++) if (json[i] === '\\') i++;
-      if (depth === 1 && /^\s*:/.test(json.slice(i + 1, i + 64)))
-        keys.push(JSON.parse(json.slice(start, i + 1)));
+      const end = i + 1;
+      while (/\s/.test(json[i + 1] ?? '')) i++;
+      if (depth === 1 && json[i + 1] === ':') keys.push(JSON.parse(json.slice(start, end)));
     }
   }
   return keys;
@@ -221,6 +222,7 @@ function checkShardName(index: string, tensor: string, shard: unknown): string {
 export function shardsOfIndex(index: string): { shards: string[]; shardOfTensor: Map<string, string> } {
   const fields = new Fields(readJsonObject(index, 'ERR_CFT_BAD_WEIGHTS'), index, 'ERR_CFT_BAD_WEIGHTS');
   const map = fields.object('weight_map') ?? fields.fail('weight_map', 'an object from tensors to files');
+  if (Object.keys(map.values).length === 0) fields.fail('weight_map', 'at least one tensor');
   const shardOfTensor = new Map<string, string>();
   for (const [tensor, shard] of Object.entries(map.values)) {
     shardOfTensor.set(tensor, checkShardName(index, tensor, shard));

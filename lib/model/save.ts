@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CftError, isSystemError } from '../errors.js';
-import { syncFolder, writeFileAtomic } from '../files.js';
+import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
 import type { NativeModel } from '../native/binding.js';
 import { isFile, isFolder, type JsonObject } from './json-file.js';
 import { indexName } from './safetensors.js';
@@ -134,7 +134,7 @@ export async function saveModel(
   checkTarget(folder);
   let temporary: string;
   try {
-    mkdirSync(dirname(folder), { recursive: true });
+    makeFolder(dirname(folder));
     temporary = join(dirname(folder), `.${basename(folder)}.${process.pid}.tmp`);
     rmSync(temporary, { recursive: true, force: true });
     mkdirSync(temporary);

@@ -15,6 +15,7 @@ import {
   type ChatTemplateOptions,
   readChatTemplate,
 } from './chat-template.js';
+import { expect } from './checks.js';
 import { Fields, isFile, isObject, type JsonObject, readJsonObject, show } from './json-file.js';
 import { StreamDecoder } from './stream-decoder.js';
 import { SyncEncoder } from './sync-encoder.js';
@@ -203,18 +204,23 @@ export class Tokenizer {
 
   /** Ids of a text; special tokens written in it are recognised, none are added. Blocks; see encodeBatch. */
   encode(text: string): Int32Array {
+    expect('ERR_CFT_BAD_DATA', 'text', text, typeof text === 'string', 'a text');
     this.#syncEncoder ??= new SyncEncoder(this.#json);
     return this.#syncEncoder.encode(text);
   }
 
   /** Ids of many texts at once, on the tokenizer's thread pool. */
   async encodeBatch(texts: readonly string[]): Promise<Int32Array[]> {
+    const good = Array.isArray(texts) && texts.every((text) => typeof text === 'string');
+    expect('ERR_CFT_BAD_DATA', 'texts', texts, good, 'a list of texts');
     const encodings = await this.#rust.encodeBatch([...texts], { addSpecialTokens: false });
     return encodings.map((encoding) => Int32Array.from(encoding.getIds()));
   }
 
   /** Text of ids, as transformers' `decode` without cleaning up spaces. Ids without a token give no text. */
   decode(ids: Iterable<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const isList = typeof ids === 'object' && ids !== null && Symbol.iterator in ids;
+    expect('ERR_CFT_BAD_DATA', 'ids', ids, isList, 'a list of token ids');
     const fast = skipSpecialTokens ? this.#textWithoutSpecial : this.#text;
     if (fast !== undefined) return fast.decode(ids);
     const tokens: string[] = [];
@@ -227,6 +233,7 @@ export class Tokenizer {
 
   /** null for an id without a token, and for a special one that is to be skipped. */
   #tokenOf(id: number, skipSpecialTokens: boolean): string | null {
+    expect('ERR_CFT_BAD_DATA', 'ids', id, Number.isInteger(id) && id >= 0 && id < 2 ** 32, 'token ids');
     const added = this.#added.get(id);
     if (skipSpecialTokens && added?.special) return null;
     return added?.content ?? this.#rust.idToToken(id);

@@ -1,8 +1,8 @@
 /** What LoRA trains, and the PEFT adapter folder that it becomes. */
-import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CftError } from '../errors.js';
-import { syncFolder, writeFileAtomic } from '../files.js';
+import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
 import type { NativeLoraOptions, NativeTrainer } from '../native/binding.js';
 import type { ResolvedOptions } from '../options.js';
 
@@ -67,7 +67,7 @@ export async function saveAdapter(
 ): Promise<void> {
   const temporary = join(dirname(folder), `.${basename(folder)}.tmp`);
   rmSync(temporary, { recursive: true, force: true });
-  mkdirSync(temporary, { recursive: true });
+  makeFolder(temporary);
   try {
     await trainer.saveAdapter(join(temporary, 'adapter_model.safetensors'));
     const config = `${JSON.stringify(adapterConfig(lora, base), null, 2)}\n`;

@@ -13,7 +13,7 @@ import {
   rmSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { syncFolder, writeFileAtomic } from '../files.js';
+import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
 
 const format = 'cft-checkpoint/1';
 const tensorFile = 'trainer.safetensors';
@@ -74,7 +74,7 @@ export async function saveCheckpoint(
 ): Promise<string> {
   const final = join(folder, `step-${state.step}`);
   const temporary = join(folder, `.step-${state.step}.tmp`);
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   for (const name of readdirSync(folder)) {
     // Left by a process that was killed in here; one process works in a run folder at a time.
     if (name.endsWith('.tmp')) rmSync(join(folder, name), { recursive: true, force: true });

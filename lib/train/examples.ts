@@ -9,7 +9,7 @@ export interface TrainingExample {
   tokenIds: Int32Array;
   /** Prompt and response tokens before that cut. */
   tokens: number;
-  /** Response tokens. */
+  /** Response tokens, with the end token where the strategy gives it a weight. */
   responseTokens: number;
   /** [S] index in `tokenIds` whose NEXT token is trained, ascending. */
   selected: Int32Array;
@@ -48,7 +48,7 @@ export function toExample(
   return {
     tokenIds: Int32Array.from(last === undefined ? [] : all.slice(0, prompt.length + last)),
     tokens: all.length,
-    responseTokens: response.length,
+    responseTokens: Math.max(response.length, weights.length),
     selected: Int32Array.from(selected, (t) => prompt.length + t - 1),
     targets: Int32Array.from(selected, (t) => response[t] ?? record.end_token_id),
     weights: Float64Array.from(selected, (t) => weights[t]!),

@@ -7,6 +7,7 @@ import { splitValidation } from '../data/split.js';
 import { CftError } from '../errors.js';
 import { isAdapterFolder } from '../model/adapter.js';
 import type { Model } from '../model/model.js';
+import { optionTable } from '../option-table.js';
 import { flagOf, type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { optionsForFile } from '../run-folder.js';
@@ -57,6 +58,24 @@ function checkAdapterOnAdapter(options: ResolvedOptions<'train'>): void {
   );
 }
 
+/** Refuses what was asked for and would have no effect. */
+function checkMeant(given: TrainOptions): void {
+  const refuse = (name: string, why: string): never => {
+    throw new CftError('ERR_CFT_BAD_OPTION', `${name} (${flagOf(name)}): ${why}`);
+  };
+  if (given.validation && given.evalData !== undefined)
+    refuse(
+      'validation',
+      'expected none beside evalData (--eval-data), found both; the evaluation takes one of them',
+    );
+  if (given.baseline !== undefined && given.baseline === (given.strategy ?? optionTable.strategy.default))
+    refuse('baseline', `expected another strategy than ${given.baseline}, which is trained anyway`);
+  for (const name of ['loraAlpha', 'loraDropout', 'loraTargets'] as const) {
+    if (given[name] !== undefined && !given.loraRank)
+      refuse(name, 'expected loraRank (--lora-rank) above 0 beside it: without, training is full');
+  }
+}
+
 /** @throws CftError ERR_CFT_BAD_OPTION naming option, expected and found. */
 export function resolveTrainInputs(given: TrainOptions): TrainInputs {
   const { signal: _, model, data, evalData, annotations, verifier, ...plain } = given;
@@ -67,6 +86,9 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
     // Comparing and evaluating on the embedded questions is for the embedded run alone.
     for (const name of ['data', 'evalData', 'evalSamples', 'baseline', 'limit']) delete own[name];
   }
+  checkMeant(given);
+  // Who asks for a share of the questions does not mean the preset's own.
+  if (given.validation !== undefined) delete own.evalData;
   const named = {
     ...plain,
     model: modelName,

@@ -113,7 +113,7 @@ export function summarizeMetrics(path: string): LoopResult {
  * Runs all steps that are left. The weights after an interrupted and resumed run equal those of an undisturbed one
  * bit for bit (same device, same threads).
  * @throws the signal's reason after saving a checkpoint; CftError ERR_CFT_DIVERGED after five steps in a row whose
- *   gradient was not finite.
+ *   gradient was not finite, or where no step was applied.
  */
 export async function trainingLoop(
   options: LoopOptions,
@@ -157,6 +157,13 @@ export async function trainingLoop(
       );
     }
     if (state.step % every === 0 || state.step === plan.steps) await save();
+  }
+  if (state.step > 0 && state.skippedSteps === state.step) {
+    throw new CftError(
+      'ERR_CFT_DIVERGED',
+      `not one of ${state.step} steps was applied: the gradient was never finite, so the weights are untrained; try ` +
+        'a lower --learning-rate, --dtype float32, or look for absurd token_weights',
+    );
   }
   return summarizeMetrics(metricsPath);
 }

@@ -14,7 +14,7 @@ import { embeddedFolder } from '../preset.js';
 import { writeReport } from '../report/report.js';
 import type { RunFolder } from '../run-folder.js';
 import type { StrategyName } from '../strategies/index.js';
-import type { AnnotationRecord } from '../types.js';
+import type { AnnotationRecord, Question } from '../types.js';
 import { completionOf, type DetailedVerifier } from '../verify/verifier.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import type { TrainingExample } from './examples.js';
@@ -70,6 +70,33 @@ function compare(before: Evaluated, after: Evaluated, seed: number): EvaluationC
         sampled: comparePredictions(before.sampled.predictions, after.sampled.predictions, seed),
       }),
   };
+}
+
+/** See TrainResult.example. */
+function exampleOf(
+  questions: readonly Question[],
+  records: readonly AnnotationRecord[],
+  before: Evaluated | undefined,
+  after: Evaluated | undefined,
+): TrainResult['example'] {
+  const first = (evaluated: Evaluated | undefined, i: number) =>
+    evaluated?.greedy.predictions[i]?.[0]?.correct;
+  const tried = questions.map(({ question, answer }, i) => {
+    const [was, is] = [first(before, i), first(after, i)];
+    return {
+      question,
+      answer,
+      ...(was !== undefined && { before: was }),
+      ...(is !== undefined && { after: is }),
+    };
+  });
+  const known = records.find(({ question }) => question !== '');
+  return (
+    tried.find((one) => one.after && !one.before) ??
+    tried.find((one) => one.after) ??
+    tried[0] ??
+    (known && { question: known.question, answer: known.answer })
+  );
 }
 
 export class TrainingRun {
@@ -140,6 +167,7 @@ export class TrainingRun {
     this.#watch.start('report');
     this.#emit({ type: 'stage', stage: 'report', total: 1 });
     const report = this.#folder.file('report.html');
+    const example = exampleOf(this.#data.evalQuestions, records, before, evaluated);
     const result: TrainResult = {
       output: this.#folder.path,
       report,
@@ -152,6 +180,7 @@ export class TrainingRun {
       ...(baseline && { baseline: baseline.trained }),
       ...(baseline?.evaluated &&
         evaluated && { againstBaseline: compare(baseline.evaluated, evaluated, options.seed) }),
+      ...(example && { example }),
       seconds: this.#watch.seconds,
     };
     writeReport(report, { result, options, records, tokenizer: this.#base.tokenizer });
@@ -162,7 +191,7 @@ export class TrainingRun {
   }
 
   #maxBranches(): number {
-    return branchesFor(this.#base.device, this.#inputs.options.maxConcurrency);
+    return branchesFor(this.#base, this.#inputs.options.maxConcurrency);
   }
 
   async #annotate(): ReturnType<typeof runAnnotationStage> {
@@ -248,8 +277,13 @@ export class TrainingRun {
   /** Another model of the same device and dtype as the base. */
   #load(name: string): Promise<Model> {
     const { device, dtype } = this.#base;
-    const { revision } = this.#inputs.options;
-    return loadModel(name, { device, dtype, revision, signal: this.#signal });
+    const { model, revision } = this.#inputs.options;
+    return loadModel(name, {
+      device,
+      dtype,
+      revision: name === model ? revision : undefined,
+      signal: this.#signal,
+    });
   }
 }
 

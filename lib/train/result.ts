@@ -42,6 +42,11 @@ export interface TrainResult {
   baseline?: TrainedModel;
   /** The trained model against the baseline: a positive difference speaks for the strategy. */
   againstBaseline?: EvaluationComparison;
+  /**
+   * A question to try the trained model on: the first that training turned from wrong to right, else one that it
+   * answers rightly, else any. Absent where no question is known.
+   */
+  example?: { question: string; answer: string; before?: boolean; after?: boolean };
   /** Wall time per stage, summed over resumes. */
   seconds: Partial<Record<TrainStage, number>>;
 }

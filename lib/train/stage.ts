@@ -1,8 +1,9 @@
 /** Training one model with one strategy into a folder: examples, trainer, loop, saved model. Resumes what is there. */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CftError } from '../errors.js';
+import { makeFolder } from '../files.js';
 import type { Model } from '../model/model.js';
 import { readSafetensorsHeader } from '../model/safetensors.js';
 import { nativeEntry } from '../model/tensors.js';
@@ -59,6 +60,13 @@ export function makeExamples(
 ): TrainingExample[] {
   const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
   if (examples.some((example) => example.selected.length > 0)) return examples;
+  if (records.every(({ token_weights: weights }) => weights?.every((weight) => weight === 0))) {
+    throw new CftError(
+      'ERR_CFT_NO_SIGNAL',
+      `${source}: token_weights: expected some above 0, found only zeros in ${records.length} records, so ` +
+        `${strategy} has nothing to train`,
+    );
+  }
   throw new CftError(
     'ERR_CFT_NO_SIGNAL',
     `${source}: not one critical token in ${records.length} annotated responses, so ${strategy} has nothing to ` +
@@ -141,7 +149,7 @@ async function trainAndSave(
   emit: EmitTrain,
 ): Promise<LoopResult> {
   const { stage, strategy, examples, options, batch, folder, signal } = stageOptions;
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   await using model = await stageOptions.loadBase();
   const settings = trainerOptions(options);
   const trainer = await model.createTrainer(settings);

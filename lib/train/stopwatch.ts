@@ -6,11 +6,14 @@ import type { TrainStage } from './events.js';
 export class Stopwatch {
   readonly seconds: Partial<Record<TrainStage, number>>;
   readonly #path: string;
+  readonly #saveEvery: number;
+  #timer: NodeJS.Timeout | undefined;
   #current: { stage: TrainStage; start: number } | undefined;
 
-  /** @param path where the times are kept; read where it exists. */
-  constructor(path: string) {
+  /** @param path where the times are kept; read where it exists; @param saveEvery ms between writes. */
+  constructor(path: string, saveEvery = 5000) {
     this.#path = path;
+    this.#saveEvery = saveEvery;
     this.seconds = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : {};
   }
 
@@ -18,14 +21,22 @@ export class Stopwatch {
   start(stage: TrainStage): void {
     this.stop();
     this.#current = { stage, start: performance.now() };
+    // A run that is killed loses a few seconds of its account, not all of a stage.
+    this.#timer = setInterval(() => this.#save(), this.#saveEvery).unref();
+  }
+
+  #save(): void {
+    if (this.#current === undefined) return;
+    const { stage, start } = this.#current;
+    const now = performance.now();
+    this.seconds[stage] = Number(((this.seconds[stage] ?? 0) + (now - start) / 1000).toFixed(3));
+    this.#current.start = now;
+    writeFileAtomic(this.#path, `${JSON.stringify(this.seconds)}\n`);
   }
 
   stop(): void {
-    if (this.#current === undefined) return;
-    const { stage, start } = this.#current;
-    const before = this.seconds[stage] ?? 0;
-    this.seconds[stage] = Number((before + (performance.now() - start) / 1000).toFixed(3));
+    clearInterval(this.#timer);
+    this.#save();
     this.#current = undefined;
-    writeFileAtomic(this.#path, `${JSON.stringify(this.seconds)}\n`);
   }
 }

@@ -3,6 +3,7 @@
  * model is found here, before any work; the stages are in pipeline.ts.
  */
 import { existsSync } from 'node:fs';
+import { promptsOf } from '../counterfactual/rollout-model.js';
 import { loadModel } from '../model/load.js';
 import type { Model } from '../model/model.js';
 import { Run } from '../run.js';
@@ -56,6 +57,8 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
     const sets =
       data.records &&
       makeTrainingSets(inputs, data.records, base.config.maxPositions, options.annotations ?? inMemory);
+    // A question that does not fit is found before the folder is begun.
+    promptsOf(base, [...data.questions, ...data.evalQuestions], options);
     const resumed = existsSync(folder.file('run.json'));
     folder.begin({
       command: 'train',
@@ -77,6 +80,14 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       strategy: options.strategy,
       resumed,
     });
+    const common = commonQuestions(data);
+    if (common > 0) {
+      const total = data.evalQuestions.length;
+      emit({
+        type: 'warning',
+        message: `${common} of ${total} evaluation questions are trained on as well: the accuracy after says little`,
+      });
+    }
     if (promptWarning !== undefined && data.evalQuestions.length > 0)
       emit({ type: 'warning', message: promptWarning });
     if (folder.finished) {
@@ -102,6 +113,12 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
   } finally {
     if (loadedModel === undefined) await base[Symbol.asyncDispose]();
   }
+}
+
+/** How many evaluation questions are among those that are trained on. */
+function commonQuestions({ questions, records, evalQuestions }: TrainData): number {
+  const trained = new Set((records ?? questions).map(({ question }) => question));
+  return evalQuestions.filter(({ question }) => trained.has(question)).length;
 }
 
 /** Hash of what the run is trained on: the questions, or the annotations. */

@@ -303,7 +303,7 @@ const cases: Record<string, Case> = {
       ...trainWith(folder, writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(3))).slice(0, -1),
       '/sys/cft-native-run',
     ],
-    message: /\/sys\/cft-native-run: cannot make the folder/,
+    message: /\/sys\/cft-native-run: not writable/,
   },
   'resuming in a folder of another run': {
     args: (folder) => {

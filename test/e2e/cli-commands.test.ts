@@ -156,3 +156,34 @@ test('doctor reports as text and as JSON, and exits 0 where the addon loads', as
   t.true(report.checks.some(({ name }) => name === 'Node'));
   t.regex((await runCli(['doctor'])).stdout, /The CPU path/);
 });
+
+test('a failure with --json is the last line of standard output, and a text on standard error', async (t) => {
+  t.timeout(120_000);
+  const result = await runCli(['eval', '--samples', '4', '--json']);
+  t.is(result.status, 2);
+  const [event, ...more] = jsonEvents(result.stdout);
+  t.like(event, { type: 'error', code: 'ERR_CFT_BAD_OPTION' });
+  t.regex(String(event!.message), /^samples \(--samples\): expected 1/);
+  t.deepEqual(more, []);
+  t.regex(result.stderr, /^cft-native eval: samples/);
+  const help = await runCli(['help', 'train'], { env: noAddon });
+  t.is(help.status, 0);
+  t.regex(help.stdout, /--learning-rate/);
+  const output = await runCli(['train', '--output', ''], { env: noAddon });
+  t.regex(output.stderr, /^cft-native train: output \(--output\): expected a path, found ""/);
+});
+
+test('a question that does not fit is named by its line, and no folder is left', async (t) => {
+  t.timeout(180_000);
+  const folder = temporaryFolder(t);
+  const data = join(folder, 'q.jsonl');
+  const long = { question: 'a b '.repeat(500), answer: 1 };
+  writeFileSync(data, `${JSON.stringify({ question: 'a', answer: 1 })}\n${JSON.stringify(long)}\n`);
+  for (const command of ['annotate', 'eval', 'train']) {
+    const output = join(folder, command);
+    const result = await runCli([command, '--model', tinyModel, '--data', data, '--output', output]);
+    t.is(result.status, 2, result.stderr);
+    t.regex(result.stderr, /q\.jsonl:2: expected a prompt of fewer than 128 tokens/);
+    t.false(existsSync(output), command);
+  }
+});

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import type { TrainResult } from '../../lib/index.js';
+import { type TrainResult, verify } from '../../lib/index.js';
 import { jsonEvents, runCli } from '../helpers/cli.js';
 import { projectRoot } from '../helpers/data.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
@@ -54,6 +54,16 @@ test('without a model or data it runs every stage and ends with a table', async 
   ])
     t.true(existsSync(join(folder, 'run', file)), file);
   t.is(readJson<{ status: string }>(join(folder, 'run/run.json')).status, 'done');
+  // The question to try is one that the trained model answers rightly, and the line runs as it is printed.
+  const { example } = readJson<{ example: { question: string; answer: string; after: boolean } }>(
+    join(folder, 'run/result.json'),
+  );
+  const line = /next +npx cft-native (generate .*)\n/.exec(result.stdout)![1]!;
+  t.true(line.includes(`'${example.question}'`), line);
+  const words = [...line.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain!);
+  const answered = await runCli(words);
+  t.is(answered.status, 0, answered.stderr);
+  t.is(verify(answered.stdout, example.answer).correct, example.after);
   const page = readFileSync(join(folder, 'run/report.html'), 'utf8');
   t.true(page.split('<mark').length > 10);
 

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { findCommand, parseArguments } from '../../lib/cli/arguments.js';
 import { readConfigFile } from '../../lib/cli/config-file.js';
-import { describeFailure, exitStatusOf, InterruptedError } from '../../lib/cli/failure.js';
+import { describeFailure, exitStatusOf, failureEvent, InterruptedError } from '../../lib/cli/failure.js';
 import { commandHelp, programHelp } from '../../lib/cli/help.js';
 import { CftError } from '../../lib/errors.js';
 import { commands } from '../../lib/option-table.js';
@@ -101,6 +101,7 @@ test('a configuration file holds the same names in camelCase', async (t) => {
     ['c.yaml', 'limit: many', /limit \(--limit\) in the configuration file .*c\.yaml: expected an integer/],
     ['d.json', '{', /d\.json: expected JSON, found/],
     ['e.yaml', '- 1', /e\.yaml: expected names and values/],
+    ['g.yaml', 'a: [1\nb: {', /g\.yaml: expected YAML, found [^\n]+$/],
     ['f.toml', '', /f\.toml: expected a name that ends in \.json, \.yaml or \.yml/],
   ];
   for (const [name, content, message] of bad)
@@ -125,4 +126,25 @@ test('messages have no stack trace; a bug says how to report it', (t) => {
   const bug = describeFailure(new TypeError('x is not a function'));
   t.regex(bug, /^TypeError: x is not a function \(unexpected; run again with CFT_DEBUG=1/);
   t.notRegex(bug, /\n/);
+});
+
+test('after -- a text may start with a dash', (t) => {
+  const prompt = (...argv: string[]) => parseArguments('generate', ['generate', ...argv]).given;
+  t.deepEqual(prompt('--seed', '1', '--', '-5 + 3 ='), { seed: 1, prompt: '-5 + 3 =' });
+  t.deepEqual(prompt('--', '--'), { prompt: '--' });
+  t.deepEqual(prompt('--prompt=-5'), { prompt: '-5' });
+  t.throws(() => prompt('-5 + 3 ='), { message: /goes after -- or into --prompt=\.\.\.$/ });
+});
+
+test('what --json says of a failure', (t) => {
+  const type = 'error';
+  const bad = new CftError('ERR_CFT_BAD_DATA', 'x');
+  t.deepEqual(failureEvent(bad), { type, code: 'ERR_CFT_BAD_DATA', message: 'x' });
+  t.deepEqual(failureEvent(new InterruptedError()), { type, code: 'INTERRUPTED', message: 'interrupted' });
+  t.deepEqual(failureEvent(new TypeError('y')), { type, code: 'ERR_CFT_INTERNAL', message: 'y' });
+});
+
+test('control characters of a user’s text do not reach the terminal', (t) => {
+  const text = describeFailure(new CftError('ERR_CFT_BAD_DATA', 'found \x1b[2Jé\n\tx\x9b'));
+  t.is(text, 'found \\x1b[2Jé\n\tx\\x9b');
 });

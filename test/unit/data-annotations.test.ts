@@ -55,7 +55,7 @@ test('one more weight is for the end token, where there is one', async (t) => {
   const [read] = await readAnnotations([{ ...own, end_token_id: 2 }]);
   t.deepEqual(read?.token_weights, [0, 0.5, 1]);
   const error = await t.throwsAsync(readAnnotations([own]), { instanceOf: CftError });
-  t.true(error?.message.includes('"token_weights": expected 2 values'), error?.message);
+  t.true(error?.message.includes('"end_token_id": expected an id, since token_weights'), error?.message);
 });
 
 /** [what is wrong, the change, parts of the message] */
@@ -74,7 +74,17 @@ const broken: [string, object, string[]][] = [
     ['"token_weights[1]"', '-1 (number)'],
   ],
   [
-    'a weight of NaN',
+    'a weight beyond float32',
+    { critical_mask: undefined, token_weights: [0, 1e40, 0] },
+    ['"token_weights[1]"', 'a weight of 0, or from 1e-38 to 1000000', '1e+40 (number)'],
+  ],
+  [
+    'a weight that vanishes in float32',
+    { critical_mask: undefined, token_weights: [0, 1e-60, 0] },
+    ['"token_weights[1]"', '1e-60 (number)'],
+  ],
+  [
+    'a weight that is no number',
     { critical_mask: undefined, token_weights: [0, Number.NaN, 0] },
     ['"token_weights[1]"', 'NaN'],
   ],
@@ -200,4 +210,20 @@ test('the split keeps one id together and leaves something to train on', (t) => 
   t.is(splitValidation(items, 0.01, 0).validation.length > 0, true);
   t.is(splitValidation(items, 0.99, 0).training.length > 0, true);
   t.is(splitValidation([{ id: 'a' }], 0.5, 0).training.length, 1);
+});
+
+test('an id that comes again is refused with both lines', async (t) => {
+  const own = { prompt_token_ids: [1], response_token_ids: [5], critical_mask: [1] };
+  await t.throwsAsync(
+    readAnnotations([
+      { ...own, id: 'a' },
+      { ...own, id: 'b' },
+      { ...own, id: 'a' },
+    ]),
+    {
+      code: 'ERR_CFT_BAD_DATA',
+      message:
+        'annotations (item 3): field "id": expected distinct ids, found "a" again (first in annotations (item 1))',
+    },
+  );
 });

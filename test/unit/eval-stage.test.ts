@@ -81,8 +81,8 @@ test('a greedy evaluation: accuracy, interval, truncation, files in the order of
     'mean_entropy',
     'entropy_responses',
   ]);
-  t.is(file.test!.accuracy, 0.416667);
-  t.deepEqual(file.test!.pass_at_k, { 1: 0.416667 });
+  t.is(file.test!.accuracy, 5 / 12, 'in full precision, or a resumed run would tell something else');
+  t.deepEqual(file.test!.pass_at_k, { 1: 5 / 12 });
   const lines = readFileSync(join(folder, 'predictions.jsonl'), 'utf8').trimEnd().split('\n');
   t.deepEqual(JSON.parse(lines[2]!), predictions[2]![0]);
 });

@@ -7,6 +7,7 @@ import {
   standardError,
   wilsonInterval,
 } from '../../lib/eval/statistics.js';
+import { summarizePredictions } from '../../lib/eval/summary.js';
 
 const near = (a: number, b: number, tolerance = 5e-5): boolean => Math.abs(a - b) <= tolerance;
 
@@ -64,4 +65,25 @@ test('the bootstrap is seeded, covers the mean and keeps the samples of a questi
 test('the standard error is that of the mean', (t) => {
   t.is(standardError([1]), 0);
   t.true(near(standardError([1, 2, 3, 4]), Math.sqrt(5 / 3 / 4), 1e-12));
+});
+
+test('sampled responses that all came out alike have an interval all the same', (t) => {
+  const summaryOf = (correct: boolean, questions: number) => {
+    const response = {
+      id: 'a',
+      answer: '1',
+      response: '',
+      response_token_ids: [1],
+      finish_reason: 'stop' as const,
+    };
+    const predictions = Array.from({ length: questions }, () =>
+      [0, 1].map((sample) => ({ ...response, sample, correct })),
+    );
+    const settings = { samples: 2, temperature: 1, seed: 0 };
+    return summarizePredictions(predictions, settings, { mean: null, responses: 0 });
+  };
+  // As many trials as questions: the samples of one question say little about the others.
+  t.deepEqual(summaryOf(false, 1).accuracyCi95, wilsonInterval(0, 1));
+  t.deepEqual(summaryOf(true, 10).accuracyCi95, wilsonInterval(10, 10));
+  t.true(summaryOf(false, 1).accuracyCi95[1] > 0.7);
 });

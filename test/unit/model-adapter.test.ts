@@ -14,7 +14,13 @@ test('reads what PEFT wrote', (t) => {
   t.true(isAdapterFolder(folder));
   t.false(isAdapterFolder(fixturePath('models/qwen2')));
   const config = readAdapterConfig(folder);
-  t.deepEqual(config, { base: '../qwen2', baseRevision: undefined, rank: 3, scale: 8 / 3 });
+  t.deepEqual(config, {
+    base: '../qwen2',
+    baseRevision: undefined,
+    rank: 3,
+    targets: ['down_proj', 'q_proj', 'v_proj'],
+    scale: 8 / 3,
+  });
   t.is(readAdapterConfig(fixturePath('models/qwen2-rslora')).scale, 8 / Math.sqrt(3));
   const tensors = readAdapterTensors(folder, config, shapes);
   t.is(tensors.length, 2 * 3 * 2, 'two factors of three modules in two layers');
@@ -45,6 +51,16 @@ const options: [Record<string, unknown>, CftErrorCode, string][] = [
     'init_lora_weights = "pissa" is not supported',
   ],
   [{ option_of_2030: 1 }, 'ERR_CFT_UNSUPPORTED_MODEL', 'option_of_2030 = 1 is not supported'],
+  [
+    { target_modules: ['q_proj', 'lm_head'] },
+    'ERR_CFT_UNSUPPORTED_MODEL',
+    'target_modules = ["q_proj","lm_head"]: an adapter on lm_head is not supported; merge the adapter with PEFT',
+  ],
+  [
+    { target_modules: ['model.embed_tokens'] },
+    'ERR_CFT_UNSUPPORTED_MODEL',
+    'target_modules = ["model.embed_tokens"]: an adapter on model.embed_tokens is not supported',
+  ],
   [{ r: 0 }, 'ERR_CFT_BAD_MODEL', 'r: expected an integer from 1 to 65536, found 0'],
   [{ lora_alpha: -1 }, 'ERR_CFT_BAD_MODEL', 'lora_alpha: expected a number above 0, found -1'],
   [
@@ -98,6 +114,11 @@ const files: [string, Record<string, number[]>, RegExp][] = [
     'a factor of another model',
     { [`${module}.lora_B.weight`]: [64, 3] },
     /lora_B\.weight: expected shape \[32, 3\], found \[64, 3\]/,
+  ],
+  [
+    'factors of a module that target_modules leaves out',
+    { 'base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight': [3, 32] },
+    /k_proj\.lora_A\.weight is of no module in target_modules of adapter_config\.json \(down_proj, q_proj, v_proj\)/,
   ],
   [
     'a layer that the model lacks',

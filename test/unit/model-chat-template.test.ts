@@ -45,7 +45,11 @@ for (const { name, template, cases } of fixture.templates) {
     for (const { messages, options, text, error } of cases) {
       const render = () => chat.render(messages, optionsOf(options));
       if (text !== undefined) t.is(render(), text);
-      else t.true(t.throws(render, { instanceOf: CftError })?.message.includes(error as string));
+      else {
+        const found = t.throws(render, { instanceOf: CftError })?.message;
+        // A failure has Python's words; a refusal has the template's own.
+        if (!name.startsWith('failing')) t.true(found?.includes(error as string), found);
+      }
     }
   });
 }
@@ -82,8 +86,23 @@ const broken: [string, unknown, RegExp][] = [
   ['bad Jinja', '{% if %}', /tokenizer_config\.json: the chat template is not valid Jinja: /],
   [
     'a refusal that names the roles and the way out',
-    "{{ raise_exception('no system role here') }}",
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}",
     /the chat template refuses messages of roles system, user: no system role here \(an empty system text leaves/,
+  ],
+  [
+    'a refusal that has nothing to do with the system message',
+    "{{ raise_exception('never') }}",
+    /the chat template refuses messages of roles system, user: never$/,
+  ],
+  [
+    'an endless range',
+    '{% for i in range(10**9) %}{% endfor %}',
+    /failed on .*: range: expected at most 100000 numbers/,
+  ],
+  [
+    'loops in loops without an end',
+    '{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}',
+    /failed on messages of roles system, user: it runs for more than 5000000 statements$/,
   ],
   ['a date directive that is not Python’s', "{{ strftime_now('%Q') }}", /strftime_now: %Q is not supported/],
   [
@@ -105,3 +124,13 @@ for (const [what, template, message] of broken) {
     t.is(error?.code, 'ERR_CFT_BAD_MODEL');
   });
 }
+
+test('a broken template is found when it is read, not when it is used', (t) => {
+  const folder = temporaryFolder(t);
+  writeFileSync(join(folder, 'chat_template.jinja'), '{% for m in messages %}');
+  const message = /chat_template\.jinja: the chat template is not valid Jinja: /;
+  t.is(
+    t.throws(() => readChatTemplate(folder, {}, {}), { instanceOf: CftError, message })?.code,
+    'ERR_CFT_BAD_MODEL',
+  );
+});

@@ -55,11 +55,46 @@ test('numbers, and what is assumed where config.json is silent', (t) => {
   );
 });
 
+test('fields that change nothing are no reason to refuse', (t) => {
+  const off = [null, false, 0].map((nothing) =>
+    Object.fromEntries(
+      ['num_experts', 'final_logit_softcapping', 'attention_chunk_size', 'clip_qkv', 'use_qk_norm'].map(
+        (name) => [name, nothing],
+      ),
+    ),
+  );
+  const neutral = { logits_scaling: 1, rotary_pct: 1, no_rope_layers: [1, 1, 1, 1], is_causal: true };
+  const facts = ({ json: _, ...rest }: ReturnType<typeof config>) => rest;
+  const more = {
+    architectures: ['LlamaForCausalLM'],
+    auto_map: { AutoConfig: 'own.Config' },
+    hidden_act: 'swish',
+  };
+  for (const fields of [...off, neutral, more]) t.deepEqual(facts(llama(fields)), facts(llama({})));
+  t.notThrows(() => config({ model_type: 'qwen3', use_qk_norm: true }));
+});
+
+test('the longest sequence where config.json is silent is that of the family in transformers 5.18', (t) => {
+  const positions = (model_type: string) =>
+    config({ model_type, max_position_embeddings: undefined }).maxPositions;
+  t.deepEqual(
+    ['llama', 'qwen2', 'qwen3', 'olmo2', 'olmo3', 'mistral'].map(positions),
+    [2048, 32_768, 32_768, 2048, 2048, 131_072],
+  );
+});
+
 test('sliding windows of each family', (t) => {
   t.deepEqual(windows({ model_type: 'llama', sliding_window: 9 }), [0, 0, 0, 0]);
   t.deepEqual(windows({ model_type: 'mistral', sliding_window: 9 }), [9, 9, 9, 9]);
   t.deepEqual(windows({ model_type: 'mistral', sliding_window: null }), [0, 0, 0, 0]);
   t.deepEqual(windows({ model_type: 'mistral' }), [4096, 4096, 4096, 4096]);
+  const listed = new Array(4).fill('full_attention');
+  t.deepEqual(
+    windows({ model_type: 'mistral', sliding_window: 9, layer_types: listed }),
+    [9, 9, 9, 9],
+    'transformers passes over the list',
+  );
+  t.deepEqual(windows({ model_type: 'mistral', sliding_window: null, layer_types: listed }), [0, 0, 0, 0]);
   const qwen = { model_type: 'qwen2', sliding_window: 9, max_window_layers: 3 };
   t.deepEqual(windows(qwen), [0, 0, 0, 0]);
   t.deepEqual(windows({ ...qwen, use_sliding_window: true }), [0, 0, 0, 9]);
@@ -169,11 +204,44 @@ const refusals: [JsonObject, CftErrorCode, string][] = [
   ],
   [{ model_type: 'toString' }, unsupported, 'model_type "toString" is not supported'],
   [{ num_local_experts: 8 }, unsupported, 'num_local_experts = 8: mixtures of experts are not supported'],
-  [{ hidden_act: 'gelu' }, unsupported, 'hidden_act "gelu" is not supported; supported is silu'],
+  [{ hidden_act: 'gelu' }, unsupported, 'hidden_act = "gelu": activations other than silu are not supported'],
+  [{ hidden_activation: 'gelu' }, unsupported, 'hidden_activation = "gelu": activations other than'],
+  [{ num_experts_per_tok: 2 }, unsupported, 'num_experts_per_tok = 2: mixtures of experts are not supported'],
+  [{ final_logit_softcapping: 30 }, unsupported, 'final_logit_softcapping = 30: capped logits are not'],
+  [{ attn_logit_softcapping: 50 }, unsupported, 'attn_logit_softcapping = 50: capped logits are not'],
+  [{ attention_chunk_size: 4 }, unsupported, 'attention_chunk_size = 4: chunked attention is not supported'],
+  [{ attention_sinks: true }, unsupported, 'attention_sinks = true: attention sinks are not supported'],
+  [{ clip_qkv: 8 }, unsupported, 'clip_qkv = 8: clipped projections are not supported'],
+  [{ no_rope_layers: [1, 1, 1, 0] }, unsupported, 'no_rope_layers = [1,1,1,0]: layers without rotary'],
+  [{ use_qk_norm: true }, unsupported, 'use_qk_norm = true: norms of query and key are not supported'],
+  [{ rotary_pct: 0.25 }, unsupported, 'rotary_pct = 0.25: partial rotary embeddings are not supported'],
+  [{ embedding_multiplier: 12 }, unsupported, 'embedding_multiplier = 12: scaled activations are not'],
+  [{ logits_scaling: 8 }, unsupported, 'logits_scaling = 8: scaled activations are not supported'],
+  [{ residual_multiplier: 0.2 }, unsupported, 'residual_multiplier = 0.2: scaled activations are not'],
+  [{ attention_multiplier: 0.01 }, unsupported, 'attention_multiplier = 0.01: scaled activations are not'],
+  [{ kv_lora_rank: 512 }, unsupported, 'kv_lora_rank = 512: multi-head latent attention is not supported'],
+  [{ q_lora_rank: 512 }, unsupported, 'q_lora_rank = 512: multi-head latent attention is not supported'],
+  [{ is_encoder_decoder: true }, unsupported, 'is_encoder_decoder = true: encoder-decoder models are not'],
+  [{ is_causal: false }, unsupported, 'is_causal = false: attention to later tokens is not supported'],
+  [
+    { architectures: ['LlamaForSequenceClassification'] },
+    unsupported,
+    'architectures: expected one that ends in ForCausalLM, found ["LlamaForSequenceClassification"]',
+  ],
+  [
+    { rope_parameters: { rope_type: 'default', mrope_section: [2, 1, 1] } },
+    unsupported,
+    'rope_parameters: mrope_section = [2,1,1] is not supported',
+  ],
+  [
+    { rope_parameters: { rope_type: 'default', llama_4_scaling_beta: 0.1 } },
+    unsupported,
+    'rope_parameters: llama_4_scaling_beta = 0.1 is not supported',
+  ],
   [
     { quantization_config: { quant_method: 'gptq' } },
     unsupported,
-    'quantization_config: quantised weights are not supported',
+    'quantization_config = {"quant_method":"gptq"}: use the bf16 or fp32 original; quantised weights are',
   ],
   [
     { rope_scaling: { type: 'dynamic', factor: 2 } },

@@ -64,6 +64,11 @@ const damaged: [string, Buffer, string | RegExp][] = [
     ),
     'header names tensor a twice',
   ],
+  [
+    'the same tensor twice, far from its colon',
+    fileOf(`{"a":${tensor(0, 4)},"a"${' '.repeat(100)}:${tensor(0, 4)}}`, 4),
+    'header names tensor a twice',
+  ],
   ['an entry that is no object', fileOf('{"a":[]}', 0), 'tensor a: expected an object, found []'],
   [
     'an unknown dtype',

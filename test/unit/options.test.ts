@@ -53,7 +53,9 @@ test('an unknown name is refused with the nearest known one', (t) => {
     message:
       'unknown option "learningRte" in the configuration file x.yaml for train; did you mean "learningRate"?',
   });
-  t.throws(() => resolveOptions('eval', { loraRank: 8 }), { message: /unknown option "loraRank" for eval$/ });
+  t.throws(() => resolveOptions('eval', { loraRank: 8 }), {
+    message: /unknown option "loraRank" for eval: it belongs to train$/,
+  });
 });
 
 test('a list is given as text with commas or as a list', (t) => {

@@ -10,9 +10,15 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test from 'ava';
-import { appendLines, recoverJsonLines, writeFileAtomic, writeLinesAtomic } from '../../lib/files.js';
+import {
+  appendLines,
+  makeFolder,
+  recoverJsonLines,
+  writeFileAtomic,
+  writeLinesAtomic,
+} from '../../lib/files.js';
 import { defaultRunFolder, hashQuestions, RunFolder, type RunIdentity } from '../../lib/run-folder.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
 
@@ -50,6 +56,21 @@ test('a fresh folder gets a run.json with options, versions, hashes and status, 
   t.is((record.versions as Record<string, string>).libtorch, '2.13.0');
   t.regex((record.versions as Record<string, string>).cft_native!, /^\d+\.\d+\.\d+/);
   t.deepEqual(readdirSync(path), ['run.json']);
+});
+
+// Node's own recursive mkdir never returns there, so a failure of this test is a time-out.
+test('a folder that the file system refuses is not writable, at once', (t) => {
+  for (const path of ['/proc/cft-native-run', '/proc/cft-native/run']) {
+    t.throws(() => RunFolder.open(path), {
+      code: 'ERR_CFT_BAD_OUTPUT',
+      message: /run: not writable: /,
+    });
+  }
+  const file = join(temporaryFolder(t), 'file');
+  writeFileSync(file, '');
+  t.throws(() => makeFolder(file), { code: 'EEXIST' });
+  t.throws(() => makeFolder(join(file, 'inside')), { code: 'ENOTDIR' });
+  t.notThrows(() => makeFolder(dirname(file)));
 });
 
 test('a folder that is not empty is refused by the names of what it holds', (t) => {

@@ -1,6 +1,8 @@
 import test from 'ava';
 import { embeddedPreset } from '../../lib/preset.js';
-import { readTrainData, resolveTrainInputs } from '../../lib/train/inputs.js';
+import { strategies } from '../../lib/strategies/index.js';
+import { toExample } from '../../lib/train/examples.js';
+import { readTrainData, resolveTrainInputs, type TrainOptions } from '../../lib/train/inputs.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
 
 const preset = embeddedPreset('train');
@@ -74,4 +76,40 @@ test('records without their question cannot be evaluated on', async (t) => {
     code: 'ERR_CFT_BAD_DATA',
     message: /expected records with "question" and "answer" to evaluate on, found none; give --eval-data/,
   });
+});
+
+test('an evaluation alone is of the test questions, all of them', (t) => {
+  const { data, limit } = embeddedPreset('eval');
+  t.regex(String(data), /questions\/test\.jsonl$/);
+  t.is(limit, undefined);
+  t.regex(String(embeddedPreset('annotate').data), /questions\/train\.jsonl$/);
+});
+
+const vain: [TrainOptions, RegExp][] = [
+  [{ validation: 0.1, evalData: 'e.jsonl' }, /^validation \(--validation\): expected none beside evalData/],
+  [{ baseline: 'cft' }, /^baseline \(--baseline\): expected another strategy than cft/],
+  [{ strategy: 'sft', baseline: 'sft' }, /^baseline \(--baseline\): expected another strategy than sft/],
+  [{ loraAlpha: 8 }, /^loraAlpha \(--lora-alpha\): expected loraRank \(--lora-rank\) above 0 beside it/],
+  [{ loraDropout: 0.1, loraRank: 0 }, /^loraDropout \(--lora-dropout\): expected loraRank/],
+  [{ loraTargets: ['q_proj'] }, /^loraTargets \(--lora-targets\): expected loraRank/],
+];
+for (const [given, message] of vain) {
+  test(`refused: what would have no effect, ${JSON.stringify(given)}`, (t) => {
+    t.throws(() => resolveTrainInputs({ data: 'q.jsonl', ...given }), {
+      code: 'ERR_CFT_BAD_OPTION',
+      message,
+    });
+  });
+}
+
+test('a share for validation takes the place of the embedded test questions', (t) => {
+  t.is(resolveTrainInputs({ validation: 0.1 }).evalData, undefined);
+  t.is(resolveTrainInputs({ strategy: 'sft' }).options.baseline, 'sft', "the preset is nobody's mistake");
+});
+
+test('no strategy trains more than all tokens', (t) => {
+  const record = { ...makeAnnotations(1)[0]!, end_token_id: 2 };
+  const { selected, responseTokens } = toExample(record, strategies.sft, 128, 'a.jsonl');
+  t.is(selected.length, record.response_token_ids.length + 1);
+  t.is(responseTokens, selected.length);
 });

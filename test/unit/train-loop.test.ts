@@ -198,6 +198,15 @@ test('five steps in a row without a finite gradient stop the run, also over a re
   });
 });
 
+test('a run in which not one step was applied is no success, also over a resume', async (t) => {
+  const folder = temporaryFolder(t);
+  const plan = planTraining({ responses: 10, batchSize: 4, epochs: 1, seed: 1 });
+  const options = () => makeOptions(folder, new FakeTrainer([0, 1, 2]), { plan });
+  const message = /not one of 3 steps was applied/;
+  await t.throwsAsync(run(options()), { code: 'ERR_CFT_DIVERGED', message });
+  await t.throwsAsync(run(options()), { code: 'ERR_CFT_DIVERGED', message });
+});
+
 test('a failed checkpoint leaves the earlier ones', async (t) => {
   const folder = temporaryFolder(t);
   const trainer = new FakeTrainer();

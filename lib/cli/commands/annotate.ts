@@ -1,13 +1,15 @@
 import { type AnnotateOptions, annotate } from '../../index.js';
 import { follow } from '../follow.js';
 import { count, duration, percent, savingsText, shortPath } from '../format.js';
+import { nextAfterAnnotate } from '../next.js';
 import type { CommandFunction } from '../program.js';
 
 export const annotateCommand: CommandFunction = async (given, context) => {
+  const { model, revision } = given as { model?: string; revision?: string };
   let output = '';
   const run = annotate({ ...(given as AnnotateOptions), signal: context.signal });
   const { summary } = await follow(run, context, (event) => {
-    if (event.type === 'start') output = shortPath(event.output);
+    if (event.type === 'start') output = event.output;
   });
   if (context.json) return;
   const { correct, questions, criticalTokens, tokens, criticalShare, unjudged } = summary;
@@ -19,8 +21,8 @@ export const annotateCommand: CommandFunction = async (given, context) => {
     `rollouts     ${count(summary.rollouts)}, ${count(summary.truncatedRollouts)} truncated; rank 2 correct at ${percent(summary.p2)} (p2)`,
     `saved        ${savingsText(summary) || 'nothing'}`,
     `speed        ${count(summary.tokensPerSecond)} decoded tokens/s, ${duration(summary.seconds)}`,
-    `folder       ${output}`,
-    `next         npx cft-native train --annotations ${output}/annotations.jsonl`,
+    `folder       ${shortPath(output)}`,
+    `next         ${nextAfterAnnotate(output, model ?? 'embedded', revision)}`,
   ];
   process.stdout.write(`\n${lines.join('\n')}\n`);
 };

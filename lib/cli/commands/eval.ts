@@ -1,6 +1,6 @@
 import { type EvaluateOptions, evaluate } from '../../index.js';
 import { follow } from '../follow.js';
-import { count, percent, shortPath } from '../format.js';
+import { count, counted, percent, shortPath } from '../format.js';
 import type { CommandFunction } from '../program.js';
 
 export const evalCommand: CommandFunction = async (given, context) => {
@@ -9,7 +9,7 @@ export const evalCommand: CommandFunction = async (given, context) => {
   if (context.json) return;
   const [low, high] = summary.accuracyCi95;
   const lines = [
-    `${name}: ${count(summary.n)} questions, ${summary.samples} response${summary.samples > 1 ? 's' : ''} each, ` +
+    `${name}: ${counted(summary.n, 'question')}, ${summary.samples} response${summary.samples > 1 ? 's' : ''} each, ` +
       `temperature ${summary.temperature}`,
     `accuracy     ${percent(summary.accuracy)} (95 % interval ${percent(low)} to ${percent(high)})`,
   ];
