@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kSplitQkvThreads)
       reinterpret_cast<const Pack<float, 2>*>(split.cos_sin) + static_cast<int64_t>(row) * half;
   for (int head = warp; head < heads + 2 * kv_heads; head += kSplitQkvThreads / 32) {
     const bool is_q = head < heads, is_v = head >= heads + kv_heads;
-    float low[kQuads][2], high[kQuads][2];
+    float low[kQuads][2] = {}, high[kQuads][2] = {};
     float squares = 0.0f;
     CFT_UNROLL for (int n = 0; n < kQuads; ++n) {
       const int i = 2 * (lane + 32 * n);
