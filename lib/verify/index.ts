@@ -177,7 +177,8 @@ function isDenied(text: string, { start }: Span): boolean {
 /** What a marked answer says as a whole, or the one value that it holds among words. */
 function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
   if (gold.matches(text)) return [true, text];
-  const value = gold.isWords ? undefined : valueInPhrase(text);
+  const held = gold.isWords ? undefined : valueInPhrase(text);
+  const value = held && trimAnswer(held);
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
   // "The answer is yes, because ..."
