@@ -30,8 +30,8 @@ const rows = (path: string): Row[] =>
 const sets: [string, string, Counts][] = [
   ['gsm8k/train.jsonl', 'answer', { answers: 7473, itself: 7473, boxed: 7473, accepted: 0 }],
   ['gsm8k/test.jsonl', 'answer', { answers: 1319, itself: 1319, boxed: 1319, accepted: 0 }],
-  // Two solutions have an empty box, so nothing agrees with them; in one the box is denied ("not \\boxed{1}").
-  ['math/train.jsonl', 'solution', { answers: 7500, itself: 7497, boxed: 7498, accepted: 0 }],
+  // Two solutions have an empty box, so nothing agrees with them.
+  ['math/train.jsonl', 'solution', { answers: 7500, itself: 7498, boxed: 7498, accepted: 0 }],
   ['math/test.jsonl', 'solution', { answers: 5000, itself: 5000, boxed: 5000, accepted: 0 }],
   ['math500/test.jsonl', 'answer', { answers: 500, itself: 500, boxed: 500, accepted: 0 }],
   ['svamp/test.jsonl', 'Answer', { answers: 1000, itself: 1000, boxed: 1000, accepted: 0 }],
