@@ -10,6 +10,8 @@ import { magnitudeOf } from './words.js';
 const reach = 60;
 
 const link = String.raw`(?:\s+(?:equal to|the|a|an|about|only|exactly|just|total of|a total of|be|equal|or equal to))*[\s$(*]*$`;
+/** "We cannot say that it is 5", "it is impossible to get 5" */
+const impossible = /\b(?:cannot|can['’]t|impossible|no way|never)\b[^,;\d]{0,25}$/i;
 const denial =
   /(?:\b(?:not|never|cannot|cant|neither|nor|without|except|excluding|instead of|rather than)|n['’]t)(?:\s+[\p{L}'’]+){0,2}[\s$(*]*$/iu;
 const bound = new RegExp(
@@ -17,7 +19,7 @@ const bound = new RegExp(
   'i',
 );
 const operation = new RegExp(
-  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|[\d)\]}]\s*[-–−])${link}`,
+  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s? of|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|[\d)\]}]\s*[-–−])${link}`,
   'i',
 );
 const subtraction = /\d\s*\S*\s+minus[\s$]*$/i;
@@ -30,6 +32,8 @@ const alternative = new RegExp(
 const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]*\d\s*\$,?\s*(?:or|to)\s*\$?$/i;
 const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
 const measuredAfter = new RegExp(String.raw`^\s*${measure}\b`);
+/** The number is one side of an inequality. */
+const boundAfter = /^[\s$]*(?:[<>≤≥≠]|\\(?:le|ge|ne|lt|gt)(?:q|qslant)?(?![A-Za-z]))/;
 const changedAfter =
   /^(?:[kKMB]\b|bn\b|\s*(?:squared|cubed|and (?:a|one)[\s-](?:half|quarter)|and three[\s-]quarters|remainder|R\s?\d|halves|thirds|fifths|tenths|hundredths|thousandths|or (?:more|less|fewer|so many|[a-z]+[\s-]?(?:teen|ty)|two|three|four|five|six|seven|eight|nine|ten)|plus|minus|times (?!a\b|per\b|as\b|the\b|each\b|every\b|more\b|in\b|this\b|that\b)\w|divided by|multiplied by|at (?:least|most)|percentile|(?:is|was)(?:n['’]t| not)\b|(?:\p{L}+\s+)?(?:is|was|are) (?:wrong|incorrect|false)\b))/iu;
 
@@ -42,13 +46,13 @@ export function inContext(text: string, { start, end, content }: Span): string |
   if (!isResult) {
     const near = clause.replace(/^.*,(?=\s)/s, '');
     const isEquation = content.includes('=');
-    if (denial.test(near) || bound.test(clause)) return undefined;
+    if (denial.test(near) || impossible.test(near) || bound.test(clause)) return undefined;
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
     if (alternative.test(clause) || (!isEquation && alternativeFormula.test(clause))) return undefined;
     if (measured.test(clause) && measuredAfter.test(after)) return undefined;
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
   }
-  if (changedAfter.test(after)) return undefined;
+  if (changedAfter.test(after) || boundAfter.test(after)) return undefined;
   const word = /^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '';
   // "60 / 12 = 5 dozen" has counted in dozens.
   const scale = isResult && /^dozens?$/i.test(word) ? undefined : magnitudeOf(word);

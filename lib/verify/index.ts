@@ -23,7 +23,7 @@ import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordK
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { unitsContradict } from './units.js';
-import { isMeaningful, isNegation, spelledNumber } from './words.js';
+import { isMeaningful, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
 const maxTextLength = 100_000;
@@ -186,13 +186,15 @@ function matchChoice(prediction: string, gold: string): Verification {
 /** "not \\boxed{7}" */
 function isDenied(text: string, { start }: Span): boolean {
   const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
-  return before !== undefined && isNegation(before.toLowerCase());
+  // "all x except \\boxed{1}" denies nothing.
+  return before !== undefined && /^(?:not|never|cannot)$|n['’]t$/i.test(before);
 }
 
 /** What a marked answer says as a whole, or the one value that it holds among words. */
 function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
   if (gold.matches(text)) return [true, text];
-  const value = gold.isWords ? undefined : valueInPhrase(text);
+  const held = gold.isWords ? undefined : valueInPhrase(text);
+  const value = held && trimAnswer(held);
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
   // "The answer is yes, because ..."

@@ -127,3 +127,11 @@ test('an abort ends the wait for input with its reason', async (t) => {
   setTimeout(() => controller.abort(reason), 20);
   await t.throwsAsync(pending, { is: reason });
 });
+
+test('a table is refused by name, for predictions come as JSON Lines', async (t) => {
+  for (const name of ['a.csv', 'a.parquet', 'a.json']) {
+    const error = await t.throwsAsync(all({ data: name }), { instanceOf: CftError });
+    t.is(error?.code, 'ERR_CFT_BAD_DATA');
+    t.true(error?.message.startsWith(`${name}: expected predictions as JSON Lines`), error?.message);
+  }
+});
