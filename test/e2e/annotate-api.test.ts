@@ -151,7 +151,7 @@ test('what is wrong with the options or the data is told before any work, and le
   await refused(
     { data: [{ question: 'x'.repeat(300), answer: '1' }] },
     'ERR_CFT_BAD_DATA',
-    /question 1: expected a prompt of fewer than 256 tokens/,
+    /data \(item 1\): expected a prompt of fewer than 256 tokens/,
   );
   await t.throwsAsync(async () => annotate({ ...optionsFor(t), output: undefined, resume: true }), {
     code: 'ERR_CFT_BAD_OPTION',

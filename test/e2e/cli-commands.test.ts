@@ -187,3 +187,38 @@ test('a question that does not fit is named by its line, and no folder is left',
     t.false(existsSync(output), command);
   }
 });
+
+test('evaluation questions that are trained on are counted, and Ctrl-C in the last stage kills nothing', async (t) => {
+  t.timeout(180_000);
+  const folder = temporaryFolder(t);
+  const records = makeAnnotations(4);
+  const annotations = writeAnnotations(join(folder, 'a.jsonl'), records);
+  const data = join(folder, 'q.jsonl');
+  const questions = [
+    { question: records[1]!.question, answer: 1 },
+    { question: 'new', answer: 1 },
+  ];
+  writeFileSync(data, questions.map((one) => `${JSON.stringify(one)}\n`).join(''));
+  const output = join(folder, 'run');
+  const args = [
+    'train',
+    '--model',
+    tinyModel,
+    '--annotations',
+    annotations,
+    '--output',
+    output,
+    '--epochs',
+    '1',
+  ];
+  let sent = false;
+  const result = await runCli([...args, '--eval-data', data, '--max-new-tokens', '2', '--json'], {
+    onOutput: (stdout, child) => {
+      if (stdout.includes('"stage":"report"') && !sent) sent = child.kill('SIGINT');
+    },
+  });
+  const warning = jsonEvents(result.stdout).find(({ type }) => type === 'warning');
+  t.regex(String(warning?.message), /^1 of 2 evaluation questions are trained on as well/);
+  t.is(result.signal, null, result.stderr);
+  t.true(result.status === 0 || result.status === 130, String(result.status));
+});

@@ -1,6 +1,7 @@
 /** Model folders on the tiny checkpoints: saving, loading, and what is refused. */
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -311,4 +312,26 @@ test('a folder that cannot be read is named', async (t) => {
   const folder = copyOfFixture(t, 'models/llama');
   chmodSync(join(folder, 'model.safetensors'), 0);
   await t.throwsAsync(load(t, folder), { message: /model\.safetensors: cannot be read: / });
+});
+
+test('refused: a revision of what is no hub model', async (t) => {
+  for (const name of ['embedded', fixturePath('models/llama')]) {
+    await t.throwsAsync(load(t, name, { revision: 'main' }), {
+      code: 'ERR_CFT_BAD_OPTION',
+      message: /^revision \(--revision\): expected none for .*, which is no hub model, found "main"$/,
+    });
+  }
+});
+
+test('an adapter whose base is "." means its own folder', async (t) => {
+  const folder = copyOfFixture(t, 'models/qwen2');
+  for (const name of ['adapter_config.json', 'adapter_model.safetensors'])
+    copyFileSync(fixturePath(`models/qwen2-lora/${name}`), join(folder, name));
+  editJson(join(folder, 'adapter_config.json'), (json) => {
+    json.base_model_name_or_path = '.';
+  });
+  t.deepEqual(
+    await logitsOf(await load(t, folder)),
+    await logitsOf(await load(t, fixturePath('models/qwen2-lora'))),
+  );
 });

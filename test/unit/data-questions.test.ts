@@ -273,3 +273,11 @@ test('real data sets are read whole', async (t) => {
   t.is(renamed.length, 1000);
   t.is(renamed[0]?.answer, '145');
 });
+
+test('an empty Parquet file is called that', async (t) => {
+  const path = join(temporaryFolder(t), 'q.parquet');
+  writeFileSync(path, '');
+  await t.throwsAsync(readQuestions(path), {
+    message: /q\.parquet: expected a Parquet file, found an empty file$/,
+  });
+});

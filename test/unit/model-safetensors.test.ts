@@ -377,3 +377,12 @@ test('comparison of stretches of files', async (t) => {
   t.false(await sameBytes(part('a', 7, 700), part('b', 15, 700)));
   t.false(await sameBytes(part('a', 0, 7), part('a', 0, 14)));
 });
+
+test('an index without tensors is refused by its field', (t) => {
+  const folder = temporaryFolder(t);
+  writeFileSync(join(folder, 'model.safetensors.index.json'), '{"weight_map": {}}');
+  t.throws(() => weightFiles(folder), {
+    code: 'ERR_CFT_BAD_WEIGHTS',
+    message: /index\.json: weight_map: expected at least one tensor, found \{\}/,
+  });
+});
