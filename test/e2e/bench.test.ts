@@ -72,7 +72,7 @@ test.serial(
     t.true(own!.tokens > 1000 && own!.tokensPerSecond.p50 > 0);
     t.is(own!.tokensPerSecond.p50, Number(own!.tokensPerSecond.p50.toPrecision(4)));
     t.true(own!.annotate!.rolloutsSaved > 0 && own!.annotate!.decodedTokens < own!.tokens);
-    t.deepEqual(Object.keys(own!.gemmLimit!.rows), ['64', '128', '256']);
+    t.deepEqual(Object.keys(own!.gemmLimit!.rows), ['32', '64', '128', '256']);
     t.true(Object.values(own!.gemmLimit!.rows).every((rate) => rate > 0));
     t.is(own!.agreement, undefined);
     t.true(own!.cold.loadSeconds > 0 && own!.cold.firstRollouts === 16);

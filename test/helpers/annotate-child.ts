@@ -6,7 +6,7 @@ import { annotate } from '../../lib/counterfactual/annotate.js';
 import { fixturePath } from './fixtures.js';
 import { hashTokens } from './toy-model.js';
 
-const data = Array.from({ length: 80 }, (_, i) => ({
+const data = Array.from({ length: 240 }, (_, i) => ({
   id: `q${i}`,
   question: `what is ${i * i + 7}+${(i * 13) % 50}?`,
   answer: '0',
