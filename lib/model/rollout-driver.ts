@@ -6,6 +6,7 @@
  * While results are looked at here, the engine already takes its next step: with branches queued for every slot,
  * nothing that JavaScript does costs the batch time.
  */
+import { CftError } from '../errors.js';
 import type { NativeBranch, NativeRolloutEngine, NativeTrunk, NativeTrunkSpec } from '../native/binding.js';
 
 export interface Rollout {
@@ -91,10 +92,24 @@ export class RolloutDriver {
     return this.#live.size;
   }
 
+  /**
+   * Waits for memory where there is none and branches are under way: they give it back.
+   * @throws CftError ERR_CFT_OUT_OF_MEMORY where the trunk does not fit although nothing else is there.
+   */
   async addTrunk(spec: NativeTrunkSpec): Promise<NativeTrunk> {
-    const added = await this.#engine.addTrunk(spec);
-    this.#trunks.add(added.trunk);
-    return added;
+    for (;;) {
+      try {
+        const added = await this.#engine.addTrunk(spec);
+        this.#trunks.add(added.trunk);
+        return added;
+      } catch (error) {
+        const short = error instanceof CftError && error.code === 'ERR_CFT_OUT_OF_MEMORY';
+        if (!short || this.#live.size === 0) throw error;
+      }
+      this.#signal?.throwIfAborted();
+      this.#receive(await this.#engine.step(stepsPerCall));
+      if (this.#failure) throw this.#failure.error;
+    }
   }
 
   releaseTrunk(trunk: number): void {

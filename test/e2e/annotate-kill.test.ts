@@ -94,7 +94,7 @@ test('a disk that fills up is an error with the file; freed and resumed, nothing
   t.is(code, 1);
   t.regex(stderr, /ERR_CFT_IO: writing .*\.jsonl failed: .*what was written before is kept/);
   t.is(readJson<{ status: string }>(join(folder, 'run.json')).status, 'failed');
-  t.is(readFileSync(join(folder, 'responses.jsonl'), 'utf8'), expected['responses.jsonl']);
+  t.is(readFileSync(join(folder, 'responses.jsonl'), 'utf8'), expected['responses.jsonl']!);
   const journal = readFileSync(join(folder, 'annotations.journal.jsonl'), 'utf8');
   t.true(journal === '' || journal.endsWith('\n'));
   await annotateInChild(tiny, folder);

@@ -1,8 +1,9 @@
 /** model.rollouts on the tiny checkpoints. */
 import test, { type ExecutionContext } from 'ava';
+import type { CftError } from '../../lib/errors.js';
 import { loadModel } from '../../lib/model/load.js';
 import type { Model } from '../../lib/model/model.js';
-import type { RolloutBranch, RolloutRequest } from '../../lib/model/rollouts.js';
+import { type RolloutBranch, type RolloutRequest, runRollouts } from '../../lib/model/rollouts.js';
 import { fixturePath } from '../helpers/fixtures.js';
 
 async function load(t: ExecutionContext, folder: string): Promise<Model> {
@@ -121,4 +122,36 @@ test('rollouts: what no model could continue is refused by request and branch, b
     },
     { is: reason },
   );
+});
+
+test('rollouts: with little memory the work waits for its turn, and the tokens are the same', async (t) => {
+  const model = await load(t, fixturePath('models/llama'));
+  const requests = Array.from({ length: 12 }, (_, i) => ({
+    tokenIds: Int32Array.from([...prompts[i % 4]!, i]),
+    branches: [{ maxNewTokens: 20 }, { length: 1, maxNewTokens: 3 + i }],
+  }));
+  const attempt = async (memoryBytes: number) => {
+    const engine = model.createEngine({ maxBranches: 16, endTokenIds: new Int32Array(0), memoryBytes });
+    try {
+      return await runRollouts(engine, requests, { maxBranches: 16 });
+    } catch (error) {
+      t.is((error as CftError).code, 'ERR_CFT_OUT_OF_MEMORY');
+      t.regex((error as CftError).message, /no room for the keys and values .* MiB are in use/);
+      return undefined;
+    } finally {
+      engine.dispose();
+    }
+  };
+  const expected = await attempt(0);
+  let refused = 0;
+  for (let bytes = 1024; ; bytes = Math.ceil(bytes * 1.3)) {
+    const found = await attempt(bytes);
+    if (found === undefined) {
+      refused++;
+      continue;
+    }
+    t.deepEqual(found, expected);
+    break;
+  }
+  t.true(refused > 0);
 });
