@@ -23,18 +23,30 @@ port.on('message', async (text) => {
   } catch (error) { done({ error: String(error) }); }
 });`;
 
-/** Far above any encoding; only a worker that could not start reaches it. */
-const timeoutMs = 120_000;
+/**
+ * How long a worker may take; each next value is for a fresh one. Seen once in thousands of starts: a worker that
+ * never answered. An encoding takes milliseconds, and may be done twice.
+ */
+const patienceMs = [10_000, 60_000, 120_000];
 
 export class SyncEncoder {
-  readonly #worker: Worker;
-  readonly #port: MessagePort;
-  readonly #flag = new Int32Array(new SharedArrayBuffer(4));
+  readonly #json: string;
+  readonly #patienceMs: readonly number[];
+  #worker!: Worker;
+  #port!: MessagePort;
+  #flag!: Int32Array;
 
   /** @param json the text of a tokenizer.json. */
-  constructor(json: string) {
+  constructor(json: string, patience: readonly number[] = patienceMs) {
+    this.#json = json;
+    this.#patienceMs = patience;
+    this.#start();
+  }
+
+  #start(): void {
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
+    this.#flag = new Int32Array(new SharedArrayBuffer(4));
     this.#worker = new Worker(workerSource, {
       eval: true,
       execArgv: [],
@@ -42,7 +54,7 @@ export class SyncEncoder {
         port: port2,
         flag: this.#flag,
         modulePath: createRequire(import.meta.url).resolve('tokenizers'),
-        json,
+        json: this.#json,
       },
       transferList: [port2],
     });
@@ -52,17 +64,28 @@ export class SyncEncoder {
   }
 
   encode(text: string): Int32Array {
+    for (const [attempt, patience] of this.#patienceMs.entries()) {
+      if (attempt > 0) {
+        this.dispose();
+        this.#start();
+      }
+      const answer = this.#ask(text, patience);
+      if (answer === undefined) continue;
+      if (answer.error !== undefined)
+        throw new CftError('ERR_CFT_INTERNAL', `the tokenizer failed: ${answer.error}`);
+      return answer.ids;
+    }
+    throw new CftError('ERR_CFT_INTERNAL', 'the tokenizer thread does not answer');
+  }
+
+  #ask(
+    text: string,
+    patience: number,
+  ): { ids: Int32Array; error?: undefined } | { error: string } | undefined {
     const before = Atomics.load(this.#flag, 0);
     this.#port.postMessage(text);
-    Atomics.wait(this.#flag, 0, before, timeoutMs);
-    const answer = receiveMessageOnPort(this.#port)?.message as
-      | { ids: Int32Array; error?: undefined }
-      | { error: string }
-      | undefined;
-    if (answer === undefined) throw new CftError('ERR_CFT_INTERNAL', 'the tokenizer thread does not answer');
-    if (answer.error !== undefined)
-      throw new CftError('ERR_CFT_INTERNAL', `the tokenizer failed: ${answer.error}`);
-    return answer.ids;
+    Atomics.wait(this.#flag, 0, before, patience);
+    return receiveMessageOnPort(this.#port)?.message;
   }
 
   dispose(): void {
