@@ -4,11 +4,13 @@
  * engine's speed must not be limited by.
  *   npx tsx bench/javascript.ts [--responses 100] [--stop]
  */
+
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { RolloutModel } from '../lib/counterfactual/rollout-model.js';
+import { defaultSettings } from '../lib/counterfactual/settings.js';
 import { runAnnotationStage } from '../lib/counterfactual/stage.js';
 import { readQuestions } from '../lib/data/questions.js';
 import { Tokenizer } from '../lib/model/tokenizer.js';
@@ -99,17 +101,7 @@ const { summary } = await runAnnotationStage(
     questions,
     prompts: questions.map((_, i) => ({ tokenIds: Int32Array.of(i), budget: 4000 })),
     verifier,
-    settings: {
-      maxNewTokens: 4000,
-      k: 3,
-      complete: false,
-      rule: 'all',
-      includeEos: false,
-      truncated: 'incorrect',
-      minAlternativeProb: 0,
-      waves: true,
-      keepRollouts: false,
-    },
+    settings: { ...defaultSettings, maxNewTokens: 4000 },
     maxBranches: 64,
     completed: completionOf(verifier, { stopAtAnswer: values.stop, verifier: 'builtin' }),
     file: (name) => join(folder, name),

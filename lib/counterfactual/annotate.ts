@@ -12,7 +12,8 @@ import { completionOf, createVerifier } from '../verify/verifier.js';
 import type { AnnotateEvent, Emit } from './events.js';
 import type { DetailedVerifier } from './judge.js';
 import { promptsOf } from './rollout-model.js';
-import { checkRule, type Rule, type TruncatedRule } from './rules.js';
+import { checkRule } from './rules.js';
+import { settingsOf } from './settings.js';
 import {
   type AnnotateResult,
   type AnnotationStageOptions,
@@ -69,23 +70,12 @@ export async function annotationStageOptions({
   signal?: AbortSignal | undefined;
 }): Promise<AnnotationStageOptions> {
   const maxBranches = branchesFor(model, options.maxConcurrency);
-  const { maxConcurrency: _, verifier: verifierName, draft, stopAtAnswer, ...given } = options;
-  const settings = {
-    maxNewTokens: given.maxNewTokens,
-    k: given.k,
-    complete: given.complete,
-    rule: given.rule as Rule,
-    includeEos: given.includeEos,
-    truncated: given.truncated as TruncatedRule,
-    minAlternativeProb: given.minAlternativeProb,
-    waves: given.waves,
-    keepRollouts: given.keepRollouts,
-  };
-  const { system, userTemplate } = given;
+  const settings = settingsOf(options);
+  const { draft, stopAtAnswer, system, userTemplate } = options;
   return {
     model,
     questions,
-    prompts: promptsOf(model, questions, { maxNewTokens: given.maxNewTokens, system, userTemplate }),
+    prompts: promptsOf(model, questions, { maxNewTokens: settings.maxNewTokens, system, userTemplate }),
     verifier,
     settings,
     maxBranches,
@@ -107,7 +97,7 @@ export async function annotationStageOptions({
         maxConcurrency: maxBranches,
         system,
         userTemplate,
-        verifier: verifierName,
+        verifier: options.verifier,
       },
       libtorch: model.addon.info().libtorch,
       device: model.device,

@@ -12,20 +12,8 @@ import type { AlternativeRecord, AnnotationRecord, Question } from '../types.js'
 import { Alternatives } from './alternatives.js';
 import { type DetailedVerifier, type Judgement, judge } from './judge.js';
 import { type Prompt, type RolloutModel, textOf } from './rollout-model.js';
-import { positionWeight, type Rule, type TruncatedRule, triesEverything } from './rules.js';
-
-/** The options that decide what is decoded and how it counts. */
-export interface AnnotationSettings {
-  maxNewTokens: number;
-  k: number;
-  complete: boolean;
-  rule: Rule;
-  includeEos: boolean;
-  truncated: TruncatedRule;
-  minAlternativeProb: number;
-  waves: boolean;
-  keepRollouts: boolean;
-}
+import { positionWeight, triesEverything } from './rules.js';
+import type { AnnotationSettings } from './settings.js';
 
 export interface AnnotatedResponse {
   record: AnnotationRecord;

@@ -16,8 +16,9 @@ import { type Emit, Progress } from './events.js';
 import { Journal, type NewAnnotation } from './journal.js';
 import type { DetailedVerifier } from './judge.js';
 import { type Prompt, type RolloutModel, textOf } from './rollout-model.js';
-import { type AnnotationSettings, ResponseAnnotation } from './rollouts.js';
+import { ResponseAnnotation } from './rollouts.js';
 import { triesEverything } from './rules.js';
+import type { AnnotationSettings } from './settings.js';
 import {
   type AnnotationOrigin,
   type AnnotationSummary,

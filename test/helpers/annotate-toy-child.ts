@@ -2,7 +2,9 @@
  * Annotates toy questions into the run folder given as the first argument, resuming; for tests that kill it.
  * Says "ready" on standard output when the work starts and one line per event after that.
  */
+
 import { promptsOf } from '../../lib/counterfactual/rollout-model.js';
+import { defaultSettings } from '../../lib/counterfactual/settings.js';
 import { runAnnotationStage } from '../../lib/counterfactual/stage.js';
 import { hashQuestions, RunFolder } from '../../lib/run-folder.js';
 import { hashTokens, toyModel } from './toy-model.js';
@@ -12,17 +14,7 @@ const questions = Array.from({ length: 40 }, (_, i) => ({
   question: `question ${i * 37}`,
   answer: '0',
 }));
-const settings = {
-  maxNewTokens: 40,
-  k: 3,
-  complete: false,
-  rule: 'all' as const,
-  includeEos: false,
-  truncated: 'incorrect' as const,
-  minAlternativeProb: 0,
-  waves: true,
-  keepRollouts: false,
-};
+const settings = { ...defaultSettings, maxNewTokens: 40 };
 const toy = toyModel();
 const model = { name: 'toy', weightsSha256: 'aa', tokenizerSha256: 'bb' };
 

@@ -5,8 +5,9 @@
 
 import { type Judgement, judge } from '../../lib/counterfactual/judge.js';
 import { type Prompt, type RolloutModel, textOf } from '../../lib/counterfactual/rollout-model.js';
-import type { AnnotatedResponse, AnnotationSettings } from '../../lib/counterfactual/rollouts.js';
+import type { AnnotatedResponse } from '../../lib/counterfactual/rollouts.js';
 import { positionWeight, triesEverything } from '../../lib/counterfactual/rules.js';
+import type { AnnotationSettings } from '../../lib/counterfactual/settings.js';
 import { CftError } from '../../lib/errors.js';
 import type { Rollout } from '../../lib/model/rollouts.js';
 import type {

@@ -3,10 +3,12 @@
  * (test/fixtures/annotation/make_labels.py). The labels hold no near tie (top-2 gap below 1e-4), so everything must
  * agree. And against a brute force of our own: each counterfactual decoded from scratch by the plain forward pass.
  */
+
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
 import { promptsOf, textOf } from '../../lib/counterfactual/rollout-model.js';
+import { defaultSettings } from '../../lib/counterfactual/settings.js';
 import {
   type AnnotateResult,
   type AnnotationStageOptions,
@@ -44,18 +46,7 @@ async function annotateWith(
       questions,
       prompts: promptsOf(model, questions, { maxNewTokens, system: '', userTemplate: '{question}' }),
       verifier,
-      settings: {
-        maxNewTokens,
-        k: 3,
-        complete: false,
-        rule: 'all',
-        includeEos: false,
-        truncated: 'incorrect',
-        minAlternativeProb: 0,
-        waves: true,
-        keepRollouts: false,
-        ...settings,
-      },
+      settings: { ...defaultSettings, maxNewTokens, ...settings },
       maxBranches,
       file: (name) => join(folder, name),
       origin: {

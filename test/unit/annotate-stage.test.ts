@@ -4,6 +4,7 @@ import test, { type ExecutionContext } from 'ava';
 import type { AnnotateEvent } from '../../lib/counterfactual/events.js';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
 import { promptsOf } from '../../lib/counterfactual/rollout-model.js';
+import { defaultSettings } from '../../lib/counterfactual/settings.js';
 import { type AnnotationStageOptions, runAnnotationStage } from '../../lib/counterfactual/stage.js';
 import { readAnnotations } from '../../lib/data/annotations.js';
 import type { AnnotationRecord, AnnotationsMeta, Question, Verdict } from '../../lib/types.js';
@@ -20,17 +21,7 @@ import {
 
 type Settings = AnnotationStageOptions['settings'];
 
-const defaults: Settings = {
-  maxNewTokens: 40,
-  k: 3,
-  complete: false,
-  rule: 'all',
-  includeEos: false,
-  truncated: 'incorrect',
-  minAlternativeProb: 0,
-  waves: true,
-  keepRollouts: false,
-};
+const defaults: Settings = { ...defaultSettings, maxNewTokens: 40 };
 
 const questionsOf = (count: number): Question[] =>
   Array.from({ length: count }, (_, i) => ({ id: `q${i}`, question: `question ${i * 37}`, answer: '0' }));

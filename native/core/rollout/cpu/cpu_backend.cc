@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "core/ops/cpu/bf16_tiles.h"
+#include "core/ops/lanes.h"
 #include "core/rollout/scoring.h"
 
 namespace cft::cpu {
@@ -16,8 +17,6 @@ namespace {
 
 // A team's thread should have this many multiply-adds between two meetings.
 constexpr int64_t kWorkPerMeeting = 200'000;
-// Weights that fit into the caches are cheap to read once per lane; others want more rows per reading.
-constexpr int64_t kCachedParameters = 8'000'000;
 
 int64_t grow(std::vector<float>& buffer, int64_t count) {
   if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
@@ -93,7 +92,8 @@ void CpuBackend::plan_lanes(const std::vector<ForwardRow>& rows, int64_t threads
   });
 
   const int64_t parameters = model_.parameter_count();
-  const int64_t rows_per_lane = parameters <= kCachedParameters ? packed_->kernels().tile : 16;
+  // Weights that fit into the caches are cheap to read once per lane; others want more rows per reading.
+  const int64_t rows_per_lane = runs_by_lanes(model_) ? packed_->kernels().tile : 16;
   const int64_t work = total * parameters / (config_.layers * 8 + 1);  // between two meetings
   const int64_t most_lanes = std::min<int64_t>(threads, static_cast<int64_t>(units.size()));
   lane_count_ = std::clamp<int64_t>(total / rows_per_lane, 1, most_lanes);
@@ -115,6 +115,48 @@ void CpuBackend::plan_lanes(const std::vector<ForwardRow>& rows, int64_t threads
   }
 }
 
+// What the rows of a lane see and want, and room for their activations. logits_place: where a row's logits
+// start in the output, -1 where it wants none.
+void CpuBackend::prepare_lane(Lane& lane, const std::vector<int64_t>& logits_place, ForwardOutput* output) {
+  lane.seen.clear();
+  lane.heads.clear();
+  lane.logits.clear();
+  for (int64_t i = 0; i < lane.count(); ++i) {
+    const ForwardRow& row = *lane.rows[i];
+    const auto* own = static_cast<const PagedSequence*>(row.own);
+    const auto* trunk = static_cast<const PagedSequence*>(row.trunk);
+    // A row without a trunk shares its own sequence with the rows beside it.
+    if (trunk == nullptr) {
+      lane.seen.push_back({own, nullptr, row.position + 1, 0});
+    } else {
+      lane.seen.push_back({trunk, own, row.prefix, row.position - row.prefix + 1});
+    }
+    if (row.wanted == Wanted::kToken) lane.heads.push_back(i);
+  }
+  lane.token_heads = static_cast<int64_t>(lane.heads.size());
+  lane.logits.assign(lane.heads.size(), nullptr);
+  for (int64_t i = 0; i < lane.count(); ++i) {
+    if (lane.rows[i]->wanted != Wanted::kLogits) continue;
+    lane.heads.push_back(i);
+    lane.logits.push_back(output->logits.data() + logits_place[lane.places[i]]);
+  }
+  lane.tiles = attention_tiles(lane.seen, config_.heads / config_.kv_heads, packed_->kernels().tile);
+  const int64_t n = lane.count(), width = packed_->layers()[0].gate_up.panel;
+  grow(lane.x, n * config_.hidden_size);
+  grow(lane.normed, n * config_.hidden_size);
+  grow(lane.projected, n * config_.hidden_size);
+  grow(lane.qkv, n * packed_->layers()[0].qkv.out);
+  grow(lane.attention, n * config_.heads * config_.head_dim);
+  grow(lane.mlp, n * (config_.intermediate_size + width));
+  grow(lane.hidden, static_cast<int64_t>(lane.heads.size()) * config_.hidden_size);
+  if (static_cast<int64_t>(lane.next_tile.size()) != config_.layers)
+    lane.next_tile = std::vector<std::atomic<int64_t>>(config_.layers);
+  for (auto& next : lane.next_tile) next = 0;
+  lane.best.resize(team_size_);
+  lane.scratch.resize(team_size_);
+  lane.barrier.reset(team_size_);
+}
+
 void CpuBackend::forward(const std::vector<ForwardRow>& rows, ForwardOutput* output) {
   output->tokens.assign(rows.size(), -1);
   output->logits.clear();
@@ -133,47 +175,7 @@ void CpuBackend::forward(const std::vector<ForwardRow>& rows, ForwardOutput* out
     if (rows[i].wanted == Wanted::kLogits)
       logits_place[i] = static_cast<int64_t>(next++) * config_.vocab_size;
   }
-  const int64_t group = config_.heads / config_.kv_heads;
-  for (int64_t l = 0; l < lane_count_; ++l) {
-    Lane& lane = *lanes_[l];
-    lane.seen.clear();
-    lane.heads.clear();
-    lane.logits.clear();
-    for (int64_t i = 0; i < lane.count(); ++i) {
-      const ForwardRow& row = *lane.rows[i];
-      const auto* own = static_cast<const PagedSequence*>(row.own);
-      const auto* trunk = static_cast<const PagedSequence*>(row.trunk);
-      // A row without a trunk shares its own sequence with the rows beside it.
-      if (trunk == nullptr) {
-        lane.seen.push_back({own, nullptr, row.position + 1, 0});
-      } else {
-        lane.seen.push_back({trunk, own, row.prefix, row.position - row.prefix + 1});
-      }
-      if (row.wanted == Wanted::kToken) lane.heads.push_back(i);
-    }
-    lane.token_heads = static_cast<int64_t>(lane.heads.size());
-    lane.logits.assign(lane.heads.size(), nullptr);
-    for (int64_t i = 0; i < lane.count(); ++i) {
-      if (lane.rows[i]->wanted != Wanted::kLogits) continue;
-      lane.heads.push_back(i);
-      lane.logits.push_back(output->logits.data() + logits_place[lane.places[i]]);
-    }
-    lane.tiles = attention_tiles(lane.seen, group, packed_->kernels().tile);
-    const int64_t n = lane.count(), width = packed_->layers()[0].gate_up.panel;
-    grow(lane.x, n * config_.hidden_size);
-    grow(lane.normed, n * config_.hidden_size);
-    grow(lane.projected, n * config_.hidden_size);
-    grow(lane.qkv, n * packed_->layers()[0].qkv.out);
-    grow(lane.attention, n * config_.heads * config_.head_dim);
-    grow(lane.mlp, n * (config_.intermediate_size + width));
-    grow(lane.hidden, static_cast<int64_t>(lane.heads.size()) * config_.hidden_size);
-    if (static_cast<int64_t>(lane.next_tile.size()) != config_.layers)
-      lane.next_tile = std::vector<std::atomic<int64_t>>(config_.layers);
-    for (auto& next : lane.next_tile) next = 0;
-    lane.best.resize(team_size_);
-    lane.scratch.resize(team_size_);
-    lane.barrier.reset(team_size_);
-  }
+  for (int64_t l = 0; l < lane_count_; ++l) prepare_lane(*lanes_[l], logits_place, output);
 
   const int64_t threads = lane_count_ * team_size_;
   if (threads == 1) return run_lane(*lanes_[0], Team{}, output);

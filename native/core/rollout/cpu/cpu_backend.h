@@ -34,6 +34,7 @@ class CpuBackend : public Backend {
   struct Lane;
 
   void plan_lanes(const std::vector<ForwardRow>& rows, int64_t threads);
+  void prepare_lane(Lane& lane, const std::vector<int64_t>& logits_place, ForwardOutput* output);
   void run_lane(Lane& lane, const Team& team, ForwardOutput* output);
   void run_layer(Lane& lane, const Team& team, int64_t layer);
   void place_keys(Lane& lane, const Team& team, int64_t layer);
