@@ -147,15 +147,19 @@ const cases: Readonly<Record<CaseName, () => BenchCase>> = {
 
 export const benchCase = (name: CaseName): BenchCase => cases[name]();
 
+type Lengths =
+  | Pick<RealCase, 'kind' | 'trunkTokens' | 'rolloutTokens'>
+  | Pick<RandomCase, 'kind' | 'trunkTokens'>;
+
 /** The most tokens after an alternative at `position`; the end token counts. */
-function budgetAt(given: BenchCase, position: number): number {
+function budgetAt(given: Lengths, position: number): number {
   if (given.kind === 'random') return given.trunkTokens - position;
   return given.rolloutTokens === 'shared' ? given.trunkTokens - position - 1 : given.rolloutTokens;
 }
 
 /** Every counterfactual of the responses. `fixed` are those that need no decoding: the alternative ends the response. */
 export function rolloutsOf(
-  given: BenchCase,
+  given: Lengths,
   responses: readonly CaseResponse[],
   endTokenIds: readonly number[],
 ): { rollouts: CaseRollout[]; fixed: CaseRollout[] } {

@@ -13,7 +13,6 @@ import { createVerifier } from '../verify/verifier.js';
 import type {
   AnnotateReply,
   AnnotateRequest,
-  CaseResponse,
   GemmReply,
   GemmRequest,
   Job,
@@ -23,6 +22,7 @@ import type {
   RunReply,
   RunRequest,
 } from './protocol.js';
+import { correctResponses } from './responses.js';
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
@@ -76,40 +76,13 @@ const branchesOf = (model: Model, job: Job): number => branchesFor(model, job.ma
 /** Greedy responses to the questions; those that are correct, with the two best alternatives at each position. */
 async function prepare(model: Model, job: Job, request: PrepareRequest): Promise<{ type: 'prepared' }> {
   const { questions, system, userTemplate, trunkTokens } = request;
-  const verifier = await createVerifier('builtin');
-  const prompts = questions.map(({ question }) => model.promptFor(question, { system, userTemplate }));
-  const generated = await model.generate(prompts, {
+  const responses = await correctResponses(model, {
+    questions,
+    verifier: await createVerifier('builtin'),
+    prompting: { system, userTemplate },
     maxNewTokens: trunkTokens,
     maxBranches: branchesOf(model, job),
   });
-  const engine = model.createEngine({ maxBranches: 1 });
-  const responses: CaseResponse[] = [];
-  for (const [i, question] of questions.entries()) {
-    const { tokenIds, text, finishReason } = generated[i]![0]!;
-    if (finishReason !== 'stop' || tokenIds.length === 0) continue;
-    const verdict = await verifier(text, { ...question, tokenIds });
-    if (!(typeof verdict === 'object' ? verdict.correct : verdict)) continue;
-    const prompt = prompts[i]!;
-    const whole = Int32Array.from([...prompt, ...tokenIds]);
-    const k = 2;
-    const { trunk, alternativeIds } = await engine.addTrunk({
-      tokenIds: whole,
-      scoreFrom: prompt.length,
-      alternatives: k,
-    });
-    engine.releaseTrunk(trunk);
-    responses.push({
-      ...question,
-      promptTokens: prompt.length,
-      tokenIds: [...whole],
-      alternatives: Array.from(alternativeIds, (tokenId, n) => ({
-        position: Math.floor(n / k),
-        rank: (n % k) + 2,
-        tokenId,
-      })),
-    });
-  }
-  engine.dispose();
   const prepared: PreparedCase = { responses, endTokenIds: [...model.endTokenIds] };
   writeFileSync(request.results, JSON.stringify(prepared));
   return { type: 'prepared' };
