@@ -14,7 +14,7 @@
  * the first SVAMP questions. CFT_BF16_TILES=reference computes as a CPU with bf16 units does, slowly.
  */
 import { availableParallelism, cpus } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type CaseRollout, type JudgedRollout, Referee } from '../lib/bench/agreement.js';
 import { benchCase, rolloutsOf } from '../lib/bench/cases.js';
@@ -294,4 +294,7 @@ const embedded = await realCase('embedded', 'embedded', Number(values.embedded))
 await reDecoding('embedded', embedded);
 await bfloat16('embedded', embedded);
 if (values.model)
-  await bfloat16(values.model, await realCase('smollm2-throughput', values.model, Number(values.questions)));
+  await bfloat16(
+    basename(values.model),
+    await realCase('smollm2-throughput', values.model, Number(values.questions)),
+  );

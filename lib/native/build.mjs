@@ -93,16 +93,16 @@ function cmakeJs(args, env) {
 }
 
 /**
- * Compiles `targets` in `folder`.
+ * Compiles `targets` in `folder`; `defines` are CMake's, e.g. "CFT_SANITIZE=thread".
  * @param {Libtorch} libtorch
  * @param {Flavour} flavour
- * @param {{ targets: string[], folder: string, env: NodeJS.ProcessEnv }} options
+ * @param {{ targets: string[], folder: string, env: NodeJS.ProcessEnv, defines?: string[] }} options
  */
-function compile(libtorch, flavour, { targets, folder, env }) {
+export function compile(libtorch, flavour, { targets, folder, env, defines = [] }) {
   // A file of ours needs up to 2 GB to compile.
   const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 31)));
-  const defines = [`--CDCFT_TORCH_ROOT=${libtorch.root}`, `--CDCFT_FLAVOUR=${flavour}`];
-  const common = ['--log-level', 'warn', '--out', folder, ...defines];
+  const all = [`CFT_TORCH_ROOT=${libtorch.root}`, `CFT_FLAVOUR=${flavour}`, ...defines];
+  const common = ['--log-level', 'warn', '--out', folder, ...all.map((define) => `--CD${define}`)];
   cmakeJs(['configure', ...common], env);
   for (const target of targets)
     cmakeJs(['build', ...common, '--parallel', String(jobs), '--target', target], env);

@@ -3,15 +3,13 @@
 #include <c10/core/Allocator.h>
 #include <c10/util/Exception.h>
 
-#include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <new>
 #include <string>
-#include <thread>
 #include <unordered_map>
 
 #include "binding/environment.h"
+#include "core/compute_thread.h"
 #include "core/errors.h"
 
 namespace cft::binding {
@@ -25,83 +23,6 @@ struct Worker::State {
 };
 
 namespace {
-
-// The thread lives while any environment is attached, so that nothing of it is left when static objects die.
-class ComputeThread {
- public:
-  static ComputeThread& instance() {
-    static ComputeThread* thread =
-        new ComputeThread;  // never destroyed: environments may outlive static destructors
-    return *thread;
-  }
-
-  void attach() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (users_++ == 0) thread_ = std::thread([this] { loop(); });
-  }
-
-  // Forgets the queued jobs of `owner`, waits for its running one, and ends the thread with its last user.
-  void detach(const void* owner) {
-    std::thread ending;
-    std::deque<Item> dropped;  // destroyed after the lock: a job may own a model
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      std::deque<Item> kept;
-      for (Item& item : queue_) (item.owner == owner ? dropped : kept).push_back(std::move(item));
-      queue_.swap(kept);
-      idle_.wait(lock, [&] { return running_ != owner; });
-      if (--users_ == 0) {
-        ending_ = true;
-        wake_.notify_all();
-        ending = std::move(thread_);
-      }
-    }
-    if (ending.joinable()) ending.join();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (users_ == 0) ending_ = false;
-  }
-
-  void post(const void* owner, std::function<void()> run) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    queue_.push_back({owner, std::move(run)});
-    wake_.notify_one();
-  }
-
- private:
-  struct Item {
-    const void* owner;
-    std::function<void()> run;
-  };
-
-  void loop() {
-    for (;;) {
-      Item item;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return ending_ || !queue_.empty(); });
-        if (ending_) return;
-        item = std::move(queue_.front());
-        queue_.pop_front();
-        running_ = item.owner;
-      }
-      item.run();
-      item.run = nullptr;
-      {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        running_ = nullptr;
-      }
-      idle_.notify_all();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable wake_, idle_;
-  std::deque<Item> queue_;
-  const void* running_ = nullptr;
-  size_t users_ = 0;
-  bool ending_ = false;
-  std::thread thread_;
-};
 
 // Error text without libtorch's C++ stack.
 std::string first_line(const char* text) {

@@ -248,3 +248,56 @@ test('the table shows the latest run of a case, with ratios, agreement and the m
 test('every case is known by its name', (t) => {
   for (const name of caseNames) t.true(benchCase(name).what.length > 20, name);
 });
+
+test('tables of exactness and gains: the latest row of each kind, and what it found', (t) => {
+  const common = { date: '2026-01-02T00:00:00Z', device_name: 'A CPU', model: 'tiny' };
+  const plain = {
+    ...common,
+    bench: 'exactness',
+    report: 're-decoding',
+    verdicts: 'a hash',
+    responses: 100,
+    rollouts: 2000,
+    tokens: 30000,
+    differences: 0,
+    near_ties: 1,
+  };
+  const half = {
+    ...common,
+    bench: 'exactness',
+    report: 'bfloat16',
+    responses: 100,
+    positions: 1000,
+    critical_float32: 50,
+    critical_bfloat16: 40,
+    precision: 0.875,
+    recall: null,
+    jaccard: 0.5,
+    same_tokens: 0.9,
+    branches: [7, 64, 32],
+    labels_that_flip: 0.001,
+    arithmetic: 'reference',
+  };
+  const gain = {
+    ...common,
+    bench: 'gains',
+    case: 'embedded',
+    variant: 'without waves',
+    seconds_per_response: { p20: 0.1, p50: 0.2, p80: 0.3 },
+    times_everything_on: { p20: 1.1, p50: 1.234, p80: 1.3 },
+    rollouts: 10,
+    decoded_tokens: 1000,
+    same_labels: true,
+    repeats: 7,
+    disturbed_repeats: 1,
+    dtype: 'float32',
+  };
+  const older = { ...plain, date: '2026-01-01T00:00:00Z', near_ties: 9, rollouts: 9 };
+  const text = renderTables([plain, older, half, gain]);
+  t.true(text.includes('| tiny | a hash | 100 | 2,000 | 30,000 | 0 | 1 |'));
+  t.true(text.includes('1 of 2,000 rollouts'));
+  t.false(text.includes('| 9 |'));
+  t.true(text.includes('| 87.5 % | - | 50.0 % | 90.0 % | 0.1 % (7, 64, 32) |'));
+  t.true(text.includes('| without waves | 0.2 (0.1 to 0.3) | 1.23 (1.1 to 1.3)x | 10 | 1,000 | yes |'));
+  t.true(text.includes('disturbed by other processes'));
+});
