@@ -155,6 +155,21 @@ export function appendLines(path: string, lines: readonly string[]): void {
   });
 }
 
+/**
+ * Appends bytes without syncing: for files whose loss after a power cut does not matter.
+ * @throws CftError ERR_CFT_IO with the path.
+ */
+export function appendBytes(path: string, bytes: Uint8Array): void {
+  guarded('writing', path, () => {
+    const descriptor = openSync(path, 'a');
+    try {
+      writeAll(descriptor, bytes);
+    } finally {
+      closeSync(descriptor);
+    }
+  });
+}
+
 /** The whole lines of a file (those that end in a newline) and the offset after each; nothing where it is missing. */
 function* wholeLines(path: string): Generator<{ text: string; end: number }> {
   let descriptor: number;
