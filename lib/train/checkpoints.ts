@@ -37,7 +37,9 @@ export interface LoopState {
   skippedSteps: number;
   /** Of those, how many came last without an applied one between. */
   skippedInARow: number;
-  /** Steps in a row up to this one whose loss was worse than guessing. */
+  /** Mean loss per token in the first step that had one. */
+  firstTokenLoss?: number;
+  /** Steps in a row up to this one whose loss was absurd. */
   absurdInARow: number;
   /** Steps after which validation and probe were last taken; -1 for never. */
   validated: number;

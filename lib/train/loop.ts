@@ -54,8 +54,8 @@ export interface LoopOptions {
   environment: Facts;
   /** Go on from a checkpoint that was made in another environment. */
   force: boolean;
-  /** A mean loss per token above this one is worse than any guessing. */
-  absurdLoss: number;
+  /** Mean loss per token of a model that knows nothing: the logarithm of the vocabulary's size. */
+  guessLoss: number;
   /** Held-out responses with the strategy's tokens; measured after each epoch. */
   validation?: readonly TrainingExample[] | undefined;
   /** Keep the model with the lowest validation loss. */
@@ -277,14 +277,17 @@ class Loop {
     }
   }
 
-  /** A finite gradient may lead nowhere too: tokens that are less likely than by blind guessing, again and again. */
+  /** A finite gradient may lead nowhere too: far worse than guessing and than at the start, again and again. */
   #watchLoss({ step, learningRate }: StepMetrics, tokenLoss: number): void {
-    const { absurdLoss } = this.#options;
-    this.#state.absurdInARow = tokenLoss > absurdLoss ? this.#state.absurdInARow + 1 : 0;
-    if (this.#state.absurdInARow >= mostBadInARow) {
+    const state = this.#state;
+    state.firstTokenLoss ??= tokenLoss;
+    const most = 2 * Math.max(this.#options.guessLoss, state.firstTokenLoss);
+    state.absurdInARow = tokenLoss > most ? state.absurdInARow + 1 : 0;
+    if (state.absurdInARow >= mostBadInARow) {
       this.#diverged(
-        `the loss was ${tokenLoss.toPrecision(3)} per token at step ${step} and above ` +
-          `${absurdLoss.toPrecision(3)}, twice that of guessing, in ${mostBadInARow} steps in a row`,
+        `the loss was ${tokenLoss.toPrecision(3)} per token at step ${step}, more than twice that of guessing ` +
+          `(${this.#options.guessLoss.toPrecision(3)}) and of the first step ` +
+          `(${state.firstTokenLoss.toPrecision(3)}), in ${mostBadInARow} steps in a row`,
         learningRate,
       );
     }
@@ -412,7 +415,7 @@ class Loop {
  * of an undisturbed one bit for bit (same device, same environment).
  * @returns where the best model lies, with `keepBest` (see bestFolder).
  * @throws the signal's reason after saving a checkpoint; CftError ERR_CFT_DIVERGED after five steps in a row whose
- *   gradient was not finite or whose loss was worse than guessing, or where no step was applied; ERR_CFT_BAD_OUTPUT
+ *   gradient was not finite or whose loss was absurd, or where no step was applied; ERR_CFT_BAD_OUTPUT
  *   for checkpoints that cannot be gone on from; ERR_CFT_IO where writing fails.
  */
 export async function trainingLoop(

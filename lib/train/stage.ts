@@ -257,7 +257,7 @@ async function trainAndSave(
         configuration: await configurationOf(stageOptions, model, settings, plan, schedule),
         environment: environmentOf(model),
         force: options.force,
-        absurdLoss: 2 * Math.log(model.config.vocabSize),
+        guessLoss: Math.log(model.config.vocabSize),
         validation,
         keepBest: validation !== undefined && keepsBest(options),
         earlyStoppingPatience: options.earlyStoppingPatience,

@@ -35,7 +35,7 @@ export function makeOptions(
     configuration: { 'plan.seed': 1, weights_sha256: 'f' },
     environment: { libtorch: '2.13.0', cpu_capability: 'AVX2', threads: 2 },
     force: false,
-    absurdLoss: 20,
+    guessLoss: 10,
     keepBest: false,
     earlyStoppingPatience: 0,
     probeEvery: 0,

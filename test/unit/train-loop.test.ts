@@ -215,7 +215,7 @@ test('five steps in a row without a finite gradient stop the run, also over a re
   });
 });
 
-test('a loss that is worse than guessing in five steps in a row stops the run, also over a resume', async (t) => {
+test('a loss that is far worse than guessing and than at the start in five steps in a row stops the run, also over a resume', async (t) => {
   const folder = temporaryFolder(t);
   const trainer = new FakeTrainer();
   let calls = 0;
@@ -224,11 +224,15 @@ test('a loss that is worse than guessing in five steps in a row stops the run, a
   const expected = {
     code: 'ERR_CFT_DIVERGED',
     message:
-      /loss was 21\.0 per token at step 7 and above 20\.0.*in 5 steps in a row \(learning rate .*Kept: .*step-6/,
+      /loss was 21\.0 per token at step 7, more than twice .*guessing \(10\.0\).*first step \(1\.00\), in 5 steps in a row \(learning rate .*Kept: .*step-6/,
   };
   await t.throwsAsync(run(options()), expected);
   // Resumed from step 6 with four such steps behind it.
   await t.throwsAsync(run(options()), expected);
+  // A model that is as bad from the start does not diverge.
+  const bad = new FakeTrainer();
+  bad.accumulate = async ({ weights }) => 25 * weights.reduce((a, b) => a + b, 0);
+  t.is((await run(makeOptions(temporaryFolder(t), bad))).result.steps, 9);
 });
 
 test('a run in which not one step was applied is no success, also over a resume', async (t) => {
