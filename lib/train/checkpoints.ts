@@ -17,6 +17,7 @@ import {
 import { join } from 'node:path';
 import { CftError, isSystemError } from '../errors.js';
 import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
+import { forFile, fromFile, type Json } from '../json-names.js';
 
 const format = 'cft-checkpoint/2';
 const tensorFile = 'trainer.safetensors';
@@ -74,9 +75,13 @@ export interface CheckpointOrigin {
   microBatchTokens: number;
 }
 
-interface StateFile extends CheckpointOrigin {
+interface StateFile {
   format: string;
-  state: LoopState;
+  configuration: Facts;
+  environment: Facts;
+  micro_batch_tokens: number;
+  /** A LoopState under the names that files have. */
+  state: Json;
   bytes: number;
   sha256: string;
 }
@@ -177,7 +182,15 @@ export async function saveCheckpoint(
     mkdirSync(temporary);
     await saveTensors(join(temporary, tensorFile));
     const sum = await sha256OfFile(join(temporary, tensorFile));
-    const content: StateFile = { format, ...origin, state, ...sum };
+    const { configuration, environment, microBatchTokens } = origin;
+    const content: StateFile = {
+      format,
+      configuration,
+      environment,
+      micro_batch_tokens: microBatchTokens,
+      state: forFile(state),
+      ...sum,
+    };
     writeFileAtomic(join(temporary, stateFile), `${JSON.stringify(content, null, 2)}\n`);
     rmSync(final, { recursive: true, force: true });
     renameSync(temporary, final);
@@ -233,7 +246,7 @@ function difference(expected: Facts, found: Facts | undefined): string | undefin
   return undefined;
 }
 
-function isState(state: LoopState | undefined): state is LoopState {
+function isState(state: LoopState | null): state is LoopState {
   if (typeof state !== 'object' || state === null) return false;
   const { step, skippedSteps, skippedInARow, absurdInARow, validated, probed, validationsSinceBest } = state;
   const counts = [step, skippedSteps, skippedInARow, absurdInARow, validated, probed, validationsSinceBest];
@@ -255,7 +268,8 @@ async function readCheckpoint(
   }
   if (content.format !== format)
     return `${stateFile}: expected format "${format}", found "${content.format}"`;
-  const { state, environment, microBatchTokens } = content;
+  const { environment, micro_batch_tokens: microBatchTokens } = content;
+  const state = fromFile(content.state ?? null) as LoopState | null;
   if (!isState(state) || state.step !== step || !Number.isInteger(microBatchTokens))
     return `${stateFile} holds impossible counts`;
   // Only what is whole can be of another configuration.

@@ -280,6 +280,7 @@ class Loop {
   /** A finite gradient may lead nowhere too: far worse than guessing and than at the start, again and again. */
   #watchLoss({ step, learningRate }: StepMetrics, tokenLoss: number): void {
     const state = this.#state;
+    if (!Number.isFinite(tokenLoss)) return; // its gradient is not finite either
     state.firstTokenLoss ??= tokenLoss;
     const most = 2 * Math.max(this.#options.guessLoss, state.firstTokenLoss);
     state.absurdInARow = tokenLoss > most ? state.absurdInARow + 1 : 0;
