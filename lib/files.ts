@@ -63,6 +63,9 @@ export function makeFolder(path: string): void {
   }
 }
 
+/** As makeFolder, in mid-work. @throws CftError ERR_CFT_IO with the path. */
+export const makeOutputFolder = (path: string): void => guarded('writing', path, () => makeFolder(path));
+
 /** Makes a rename or a new file in `folder` survive a power cut; a no-op where folders cannot be synced. */
 export function syncFolder(folder: string): void {
   try {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { cpSync, existsSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CftError } from '../errors.js';
-import { makeFolder, syncFolder } from '../files.js';
+import { makeOutputFolder, syncFolder } from '../files.js';
 import type { Model } from '../model/model.js';
 import { readSafetensorsHeader } from '../model/safetensors.js';
 import { nativeEntry } from '../model/tensors.js';
@@ -229,7 +229,7 @@ async function trainAndSave(
   emit: EmitTrain,
 ): Promise<void> {
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
-  makeFolder(folder);
+  makeOutputFolder(folder);
   await using model = await stageOptions.load(options.model);
   const settings = trainerOptions(options);
   const trainer = await model.createTrainer(settings);

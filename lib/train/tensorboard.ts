@@ -5,7 +5,7 @@
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { appendBytes, makeFolder } from '../files.js';
+import { appendBytes, makeOutputFolder } from '../files.js';
 
 const table = Uint32Array.from({ length: 256 }, (_, n) => {
   let value = n;
@@ -85,7 +85,7 @@ export class EventWriter {
    */
   constructor(folder: string, firstStep: number, now: () => number = () => Date.now() / 1000) {
     this.#now = now;
-    makeFolder(folder);
+    makeOutputFolder(folder);
     const earlier = readdirSync(folder).filter((name) => name.includes('tfevents')).length;
     // TensorBoard reads the files of a folder in the order of their names.
     const second = String(Math.floor(now())).padStart(10, '0');

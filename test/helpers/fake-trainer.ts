@@ -1,6 +1,7 @@
 /** A trainer without tensors: its state is a few numbers that depend on everything it was given, in order. */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeFileAtomic } from '../../lib/files.js';
 import type {
   NativeBatchScores,
   NativeTensorEntry,
@@ -48,7 +49,7 @@ export class FakeTrainer implements NativeTrainer {
     const json = Buffer.from(JSON.stringify(header));
     const length = Buffer.alloc(8);
     length.writeBigUInt64LE(BigInt(json.length));
-    writeFileSync(path, Buffer.concat([length, json, data]));
+    writeFileAtomic(path, Buffer.concat([length, json, data]));
   }
 
   async loadState([entry]: NativeTensorEntry[]): Promise<void> {

@@ -1,7 +1,8 @@
 /** Training that dies at any write and is resumed ends with the files of an undisturbed run. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { CftError } from '../../lib/errors.js';
 import type { Model } from '../../lib/model/model.js';
 import { resolveOptions } from '../../lib/options.js';
 import { Random } from '../../lib/random.js';
@@ -10,7 +11,7 @@ import { toExample } from '../../lib/train/examples.js';
 import { makeProbe } from '../../lib/train/held-out.js';
 import { runTrainingStage } from '../../lib/train/stage.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
-import { crashAt } from '../helpers/crash.js';
+import { crashAt, fillAt } from '../helpers/crash.js';
 import { FakeTrainer, fakeModel } from '../helpers/fake-trainer.js';
 import { temporaryFolder } from '../helpers/fixtures.js';
 
@@ -74,6 +75,33 @@ test.serial('killed at every write, resumed, the same model, measurements and ch
   }
   t.log(`${writes} writes`);
 });
+
+test.serial(
+  'a disk that is full from any write on: an error with the file and what is kept, and nothing is lost',
+  async (t) => {
+    t.timeout(300_000);
+    const whole = temporaryFolder(t);
+    const writes = await crashAt(Number.POSITIVE_INFINITY, () => train(whole));
+    const expected = outcome(whole);
+    let atCheckpoints = 0;
+    for (let at = 0; at < writes; at++) {
+      const folder = temporaryFolder(t);
+      const error = await fillAt(at, () => train(folder));
+      if (error === undefined) continue; // only to remove and to sync was left
+      t.true(error instanceof CftError && error.code === 'ERR_CFT_IO', `write ${at}: ${error}`);
+      const { message } = error as CftError;
+      t.true(message.includes(folder), message);
+      const kept = /the last good checkpoint, (\S+), is kept/.exec(message)?.[1];
+      if (kept !== undefined) {
+        atCheckpoints++;
+        t.true(existsSync(join(kept, 'state.json')), message);
+      }
+      await train(folder);
+      t.deepEqual(outcome(folder), expected, `write ${at}`);
+    }
+    t.true(atCheckpoints > 5, String(atCheckpoints));
+  },
+);
 
 test.serial('killed again and again, at writes of all kinds', async (t) => {
   t.timeout(300_000);
