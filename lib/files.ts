@@ -63,6 +63,9 @@ export function makeFolder(path: string): void {
   }
 }
 
+/** As makeFolder, in mid-work. @throws CftError ERR_CFT_IO with the path. */
+export const makeOutputFolder = (path: string): void => guarded('writing', path, () => makeFolder(path));
+
 /** Makes a rename or a new file in `folder` survive a power cut; a no-op where folders cannot be synced. */
 export function syncFolder(folder: string): void {
   try {
@@ -149,6 +152,21 @@ export function appendLines(path: string, lines: readonly string[]): void {
         }
         throw error;
       }
+    } finally {
+      closeSync(descriptor);
+    }
+  });
+}
+
+/**
+ * Appends bytes without syncing: for files whose loss after a power cut does not matter.
+ * @throws CftError ERR_CFT_IO with the path.
+ */
+export function appendBytes(path: string, bytes: Uint8Array): void {
+  guarded('writing', path, () => {
+    const descriptor = openSync(path, 'a');
+    try {
+      writeAll(descriptor, bytes);
     } finally {
       closeSync(descriptor);
     }

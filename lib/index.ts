@@ -28,7 +28,7 @@ export type { Run } from './run.js';
 export type { StrategyName } from './strategies/names.js';
 export type { TrainEvent, TrainStage } from './train/events.js';
 export type { TrainOptions } from './train/inputs.js';
-export type { StepMetrics } from './train/metrics.js';
+export type { ProbeMetrics, StepMetrics, ValidationMetrics } from './train/metrics.js';
 export type { Evaluation, EvaluationComparison, TrainedModel, TrainResult } from './train/result.js';
 export { train } from './train/train.js';
 export type {

@@ -249,7 +249,7 @@ const training = {
     kind: 'boolean',
     on: train,
     default: false,
-    describe: 'Accept annotations of another model or tokenizer',
+    describe: 'Accept annotations of another model, and a checkpoint of another machine',
   },
   baseline: {
     kind: 'string',
@@ -290,6 +290,12 @@ const training = {
     max: 1,
     aliases: ['warmup-ratio'],
     describe: 'Share of the steps with a rising rate',
+  },
+  warmupSteps: {
+    kind: 'integer',
+    on: train,
+    min: 0,
+    describe: 'Steps with a rising rate, instead of a share',
   },
   schedule: {
     kind: 'string',
@@ -332,6 +338,19 @@ const training = {
     max: 0.95,
     describe: 'Dropout before the adapters',
   },
+  loraRankStabilized: {
+    kind: 'boolean',
+    on: train,
+    default: false,
+    aliases: ['use-rslora'],
+    describe: 'rsLoRA: scale by alpha / sqrt(rank) instead of alpha / rank',
+  },
+  loraMerge: {
+    kind: 'boolean',
+    on: train,
+    default: false,
+    describe: 'Make model/ the full model with the adapter merged; the adapter itself goes into adapter/',
+  },
   masterWeights: {
     kind: 'string',
     on: train,
@@ -352,6 +371,35 @@ const training = {
     default: 0,
     min: 0,
     describe: 'Steps between checkpoints, 0 = at the end of each epoch',
+  },
+  keepCheckpoints: {
+    kind: 'integer',
+    on: train,
+    default: 2,
+    min: 1,
+    aliases: ['save-total-limit'],
+    describe: 'Keep the last N checkpoints',
+  },
+  saveBest: {
+    kind: 'boolean',
+    on: train,
+    default: false,
+    aliases: ['load-best-model-at-end'],
+    describe: 'Make model/ the one with the lowest validation loss instead of the last',
+  },
+  earlyStoppingPatience: {
+    kind: 'integer',
+    on: train,
+    default: 0,
+    min: 0,
+    describe: 'Stop after N epochs without a lower validation loss (keeps the best), 0 = never',
+  },
+  probeEvery: {
+    kind: 'integer',
+    on: train,
+    default: 0,
+    min: 0,
+    describe: 'Steps between measurements of critical and other tokens on held-out responses, 0 = never',
   },
   perDeviceTrainBatchSize: {
     kind: 'integer',
@@ -375,7 +423,12 @@ const evaluation = {
     default: 0,
     min: 0,
     max: 0.9,
-    describe: 'Share of the questions kept out of training for the evaluation',
+    describe: 'Share of the questions kept out of training, for validation and evaluation',
+  },
+  validationAnnotations: {
+    kind: 'string',
+    on: train,
+    describe: 'Annotations for validation, instead of a share',
   },
   evalSamples: {
     kind: 'integer',

@@ -54,7 +54,11 @@ export interface RunRecord {
 }
 
 /** Options that say where things lie, not what is done; the content behind them is compared by its hash. */
-const mayDiffer = new Set(['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype']);
+const mayDiffer = new Set([
+  ...['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype'],
+  // A checkpoint checks the threads that it was made with; to consent, or to spare room, is no other run.
+  ...['threads', 'force', 'keepCheckpoints'],
+]);
 
 /** Version of this package. */
 export const packageVersion: string = (

@@ -21,6 +21,12 @@ const stages: Record<string, string> = {
   report: 'report',
 };
 
+/** What a progress line says beside its figures. */
+function noteOf(event: Extract<AnyEvent, { type: 'progress' }>): string | undefined {
+  if ('savings' in event && event.savings) return savingsText(event.savings);
+  return 'loss' in event && event.loss !== undefined ? `loss ${event.loss.toFixed(3)}` : undefined;
+}
+
 export class Narrator {
   readonly #view: View;
   #stage: { name: string; start: number } | undefined;
@@ -59,9 +65,7 @@ export class Narrator {
         if (event.stage !== 'report') this.#view.start(stages[event.stage] ?? event.stage);
         break;
       case 'progress':
-        this.#view.progress(
-          'savings' in event && event.savings ? { ...event, note: savingsText(event.savings) } : event,
-        );
+        this.#view.progress({ ...event, note: noteOf(event) });
         break;
       case 'trunk':
         this.#trunks.done++;
@@ -69,6 +73,27 @@ export class Narrator {
         break;
       case 'step':
         this.#steps++;
+        break;
+      case 'validated':
+        this.#view.line(
+          `${event.step === 0 ? 'before training' : `step ${event.step}`}: validation loss ` +
+            `${event.validationLoss.toFixed(4)}, ${percent(event.validationAccuracy)} of ` +
+            `${counted(event.validationTokens, 'token')} right${event.best ? ', the best so far' : ''}`,
+        );
+        break;
+      case 'probe': {
+        const { step, criticalLoss, otherLoss, criticalEntropy, otherEntropy } = event;
+        const pair = (critical: number, other: number) => `${critical.toFixed(3)} and ${other.toFixed(3)}`;
+        this.#view.line(
+          `step ${step}: probe of critical and other tokens: loss ${pair(criticalLoss, otherLoss)}, entropy ` +
+            pair(criticalEntropy, otherEntropy),
+        );
+        break;
+      }
+      case 'stopped-early':
+        this.#view.line(
+          `stopped early at step ${event.step} of ${event.steps}: the validation loss was lowest at step ${event.bestStep}`,
+        );
         break;
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);

@@ -64,6 +64,13 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
       `loss ${lossText(trained.firstLoss)} → ${lossText(trained.lastLoss)}` +
       `${trained.skippedSteps > 0 ? `, ${trained.skippedSteps} steps skipped` : ''}`,
   );
+  if (trained.validation) {
+    const { before, best, last } = trained.validation;
+    const one = ({ loss, accuracy }: typeof best): string => `${lossText(loss)} (${percent(accuracy)} right)`;
+    lines.push(
+      `validation   loss ${one(before)} before, ${one(best)} at best (step ${best.step}), ${one(last)} at the end`,
+    );
+  }
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const stages = Object.entries(seconds).filter(([, value]) => value >= 0.05);
   lines.push(

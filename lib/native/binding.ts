@@ -254,6 +254,8 @@ export interface NativeTrainBatch {
 export interface NativeBatchScores {
   nll: Float32Array; // [M], fp32
   entropies: Float32Array; // [M], nats
+  /** 1 where the target is the model's most probable token, else 0. */
+  correct: Float32Array; // [M]
 }
 
 export interface NativeTrainer {

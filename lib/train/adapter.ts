@@ -29,7 +29,7 @@ export function loraOptions(options: ResolvedOptions<'train'>): NativeLoraOption
     alpha: options.loraAlpha ?? 2 * rank,
     dropout: options.loraDropout,
     targets,
-    rankStabilized: false,
+    rankStabilized: options.loraRankStabilized,
   };
 }
 

@@ -113,3 +113,15 @@ export function packStep(
     selectedTokens,
   };
 }
+
+/** Packs examples for scoring; `weights` are those of the examples, one per selected position of the batch. */
+export function packScoring(
+  examples: readonly TrainingExample[],
+  limits: BatchLimits,
+): { batch: NativeTrainBatch; weights: number[] }[] {
+  const withTerms = examples.filter((example) => example.selected.length > 0);
+  return group(withTerms, limits).map((members) => ({
+    batch: pack(members, () => 1, 0),
+    weights: members.flatMap((example) => [...example.weights]),
+  }));
+}

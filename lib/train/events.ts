@@ -43,6 +43,8 @@ export type TrainEvent =
       share: number;
       tokensPerSecond: number;
       secondsLeft?: number;
+      /** In training, of the last step. */
+      loss?: number;
       /** With `rollouts`. */
       savings?: Savings;
     }
@@ -50,7 +52,7 @@ export type TrainEvent =
   | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>
   | { type: 'annotated'; summary: AnnotationSummary }
   | Extract<EvalStageEvent<TrainStage>, { type: 'prediction' | 'evaluated' }>
-  /** An optimizer step, a checkpoint, where training continues; `strategy` says whose. */
+  /** A step, a measurement, a checkpoint, where training continues or stops early; `strategy` says whose. */
   | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
   | { type: 'saved'; strategy: StrategyName; path: string }
   | { type: 'warning'; message: string }

@@ -15,7 +15,8 @@ import type { AnnotationRecord, Question, Verifier } from '../types.js';
 import { loraOptions } from './adapter.js';
 import { type BatchSize, resolveBatchSize } from './batch-size.js';
 
-type Replaced = 'model' | 'data' | 'evalData' | 'annotations' | 'verifier';
+type Replaced = 'model' | 'data' | 'evalData' | 'annotations' | 'validationAnnotations' | 'verifier';
+type Records = string | Iterable<unknown> | AsyncIterable<unknown>;
 
 /** Every option of the command, and what only a program can hand over. */
 export interface TrainOptions extends Omit<GivenOptions<'train'>, Replaced> {
@@ -24,7 +25,9 @@ export interface TrainOptions extends Omit<GivenOptions<'train'>, Replaced> {
   data?: QuestionSource | undefined;
   evalData?: QuestionSource | undefined;
   /** Records instead of making them: a file, or records in memory. */
-  annotations?: string | Iterable<unknown> | AsyncIterable<unknown> | undefined;
+  annotations?: Records | undefined;
+  /** Held-out records: a file, or records in memory. */
+  validationAnnotations?: Records | undefined;
   verifier?: string | Verifier | undefined;
   /** Stops between steps; the rejection is the signal's reason, and what was done is on disk. */
   signal?: AbortSignal | undefined;
@@ -42,6 +45,7 @@ export interface TrainInputs {
   /** What a program handed over in place of names. */
   loadedModel: Model | undefined;
   annotations: TrainOptions['annotations'];
+  validationAnnotations: TrainOptions['validationAnnotations'];
   verifier: string | Verifier;
 }
 
@@ -63,22 +67,30 @@ function checkMeant(given: TrainOptions): void {
   const refuse = (name: string, why: string): never => {
     throw new CftError('ERR_CFT_BAD_OPTION', `${name} (${flagOf(name)}): ${why}`);
   };
-  if (given.validation && given.evalData !== undefined)
-    refuse(
-      'validation',
-      'expected none beside evalData (--eval-data), found both; the evaluation takes one of them',
-    );
+  if (given.validation && given.validationAnnotations !== undefined)
+    refuse('validation', 'expected none beside validationAnnotations (--validation-annotations), found both');
+  if (given.warmup !== undefined && given.warmupSteps !== undefined)
+    refuse('warmup', 'expected none beside warmupSteps (--warmup-steps), found both');
+  for (const name of ['saveBest', 'earlyStoppingPatience', 'probeEvery'] as const) {
+    if (given[name] && !given.validation && given.validationAnnotations === undefined)
+      refuse(
+        name,
+        'expected held-out responses beside it: validation (--validation 0.1) or validationAnnotations ' +
+          '(--validation-annotations file)',
+      );
+  }
   if (given.baseline !== undefined && given.baseline === (given.strategy ?? optionTable.strategy.default))
     refuse('baseline', `expected another strategy than ${given.baseline}, which is trained anyway`);
-  for (const name of ['loraAlpha', 'loraDropout', 'loraTargets'] as const) {
-    if (given[name] !== undefined && !given.loraRank)
+  const ofLora = ['loraAlpha', 'loraDropout', 'loraTargets', 'loraRankStabilized', 'loraMerge'] as const;
+  for (const name of ofLora) {
+    if (given[name] !== undefined && given[name] !== false && !given.loraRank)
       refuse(name, 'expected loraRank (--lora-rank) above 0 beside it: without, training is full');
   }
 }
 
 /** @throws CftError ERR_CFT_BAD_OPTION naming option, expected and found. */
 export function resolveTrainInputs(given: TrainOptions): TrainInputs {
-  const { signal: _, model, data, evalData, annotations, verifier, ...plain } = given;
+  const { signal: _, model, data, evalData, annotations, validationAnnotations, verifier, ...plain } = given;
   const loadedModel = typeof model === 'string' ? undefined : model;
   const modelName = loadedModel?.name ?? (model as string | undefined) ?? 'embedded';
   const own = modelName === 'embedded' ? embeddedPreset('train') : {};
@@ -88,13 +100,14 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
   }
   checkMeant(given);
   // Who asks for a share of the questions does not mean the preset's own.
-  if (given.validation !== undefined) delete own.evalData;
+  if (given.validation !== undefined && evalData === undefined) delete own.evalData;
   const named = {
     ...plain,
     model: modelName,
     data: nameOf(data),
     evalData: nameOf(evalData),
     annotations: nameOf(annotations),
+    validationAnnotations: nameOf(validationAnnotations),
     verifier: typeof verifier === 'function' ? inMemory : verifier,
   };
   const options = resolveOptions('train', named, { defaults: own });
@@ -111,6 +124,7 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
     evalData: evalData ?? options.evalData,
     loadedModel,
     annotations,
+    validationAnnotations,
     verifier: verifier ?? options.verifier,
   };
   if (annotations !== undefined) {
@@ -127,10 +141,14 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
 }
 
 export interface TrainData {
-  /** Questions to annotate; empty where annotations are given. */
+  /** Questions to annotate, those for validation among them; empty where annotations are given. */
   questions: Question[];
-  /** Given annotations. */
+  /** Ids of the questions that are kept out of training. */
+  heldOut: ReadonlySet<string>;
+  /** Given annotations to train on. */
   records: AnnotationRecord[] | undefined;
+  /** Given annotations for validation; those of `heldOut` questions are still to be made. */
+  validationRecords: AnnotationRecord[];
   /** Questions of the evaluation before and after; empty for none. */
   evalQuestions: Question[];
   /** What the evaluation's questions are called in summary.json. */
@@ -156,35 +174,28 @@ export async function readTrainData(
   vocabSize: number,
   signal?: AbortSignal,
 ): Promise<TrainData> {
-  const { options, data, evalData, annotations } = inputs;
+  const { options, data, evalData, annotations, validationAnnotations } = inputs;
   const { questionField, answerField, limit, validation, seed } = options;
   const fields = { questionField, answerField, signal };
   const questions = data === undefined ? [] : await readQuestions(data, { ...fields, limit });
   let records =
     annotations === undefined ? undefined : await readAnnotations(annotations, { vocabSize, signal });
   if (limit !== undefined) records = records?.slice(0, limit);
-  if (evalData !== undefined) {
-    return {
-      questions,
-      records,
-      evalQuestions: await readQuestions(evalData, fields),
-      evalName: dataName(evalData),
-    };
-  }
-  if (records !== undefined) {
-    const split = splitValidation(records, validation, seed);
-    const evalQuestions = questionsOf(split.validation);
-    if (validation > 0 && evalQuestions.length === 0) {
-      throw new CftError(
-        'ERR_CFT_BAD_DATA',
-        `${nameOf(annotations)}: validation (--validation): expected records with "question" and "answer" to evaluate ` +
-          'on, found none; give --eval-data',
-      );
-    }
-    return { questions, records: split.training, evalQuestions, evalName: 'validation' };
-  }
-  const split = splitValidation(questions, validation, seed);
-  return { questions: split.training, records, evalQuestions: split.validation, evalName: 'validation' };
+  const ofRecords = records && splitValidation(records, validation, seed);
+  const ofQuestions = splitValidation(questions, validation, seed);
+  const validationRecords =
+    validationAnnotations === undefined
+      ? (ofRecords?.validation ?? [])
+      : await readAnnotations(validationAnnotations, { vocabSize, signal });
+  const ownQuestions = ofRecords ? questionsOf(ofRecords.validation) : ofQuestions.validation;
+  return {
+    questions,
+    heldOut: new Set(ofQuestions.validation.map(({ id }) => id)),
+    records: ofRecords?.training,
+    validationRecords,
+    evalQuestions: evalData === undefined ? ownQuestions : await readQuestions(evalData, fields),
+    evalName: evalData === undefined ? 'validation' : dataName(evalData),
+  };
 }
 
 /**
@@ -193,8 +204,16 @@ export async function readTrainData(
  * @throws CftError ERR_CFT_BAD_DATA unless `force`.
  */
 export async function checkAnnotationsOrigin(inputs: TrainInputs, model: Model): Promise<string | undefined> {
-  const { annotations, options } = inputs;
-  if (typeof annotations !== 'string') return undefined;
+  if (typeof inputs.validationAnnotations === 'string')
+    await checkOrigin(inputs.validationAnnotations, inputs, model);
+  return typeof inputs.annotations === 'string' ? checkOrigin(inputs.annotations, inputs, model) : undefined;
+}
+
+async function checkOrigin(
+  annotations: string,
+  { options }: TrainInputs,
+  model: Model,
+): Promise<string | undefined> {
   const meta = await readAnnotationsMeta(annotations);
   if (meta === undefined) return undefined;
   const place = annotationsMetaPath(annotations);

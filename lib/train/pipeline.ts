@@ -18,37 +18,53 @@ import type { AnnotationRecord, Question } from '../types.js';
 import { completionOf, type DetailedVerifier } from '../verify/verifier.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import type { TrainingExample } from './examples.js';
+import { makeProbe, type Probe } from './held-out.js';
 import type { TrainData, TrainInputs } from './inputs.js';
 import { type EvaluationComparison, type TrainedModel, type TrainResult, writeResult } from './result.js';
-import { makeExamples, runTrainingStage } from './stage.js';
+import { makeExamples, makeValidation, runTrainingStage } from './stage.js';
 import { Stopwatch } from './stopwatch.js';
 
-/** What one strategy trains on. */
+/** What one strategy trains on, and is validated on where responses are held out. */
 interface StrategyExamples {
   strategy: StrategyName;
   examples: TrainingExample[];
+  validation: TrainingExample[] | undefined;
 }
 
 /** What is trained: the strategy and, where asked for, the baseline on the same responses. */
 export interface TrainingSets {
   main: StrategyExamples;
   baseline?: StrategyExamples;
+  /** The same for all strategies. */
+  probe: Probe | undefined;
+}
+
+/** Annotations and what to call them in messages. */
+interface Source {
+  records: readonly AnnotationRecord[];
+  name: string;
 }
 
 /** @throws CftError ERR_CFT_BAD_DATA, ERR_CFT_NO_SIGNAL as makeExamples does. */
 export function makeTrainingSets(
-  { options: { strategy, baseline } }: TrainInputs,
-  records: readonly AnnotationRecord[],
+  { options }: TrainInputs,
+  training: Source,
+  heldOut: Source,
   maxPositions: number,
-  source: string,
 ): TrainingSets {
+  const { strategy, baseline } = options;
+  const isAsked = options.validation > 0 || options.validationAnnotations !== undefined;
   const make = (name: StrategyName): StrategyExamples => ({
     strategy: name,
-    examples: makeExamples(records, name, maxPositions, source),
+    examples: makeExamples(training.records, name, maxPositions, training.name),
+    validation: isAsked
+      ? makeValidation(heldOut.records, name, maxPositions, heldOut.name, options)
+      : undefined,
   });
   const main = make(strategy);
-  if (baseline === undefined || baseline === 'none' || baseline === strategy) return { main };
-  return { main, baseline: make(baseline) };
+  const probe = options.probeEvery > 0 ? makeProbe(heldOut.records) : undefined;
+  if (baseline === undefined || baseline === 'none' || baseline === strategy) return { main, probe };
+  return { main, baseline: make(baseline), probe };
 }
 
 /** Greedy and sampled responses of one model. */
@@ -149,20 +165,19 @@ export class TrainingRun {
   async #stages(): Promise<TrainResult> {
     const { options } = this.#inputs;
     const annotated = this.#data.records === undefined ? await this.#annotate() : undefined;
-    const records = annotated?.annotations ?? this.#data.records!;
-    const sets =
-      this.#sets ??
-      makeTrainingSets(
-        this.#inputs,
-        records,
-        this.#base.config.maxPositions,
-        this.#folder.file(annotationsName),
-      );
+    const split = annotated && splitHeldOut(annotated.annotations, this.#data);
+    const records = split?.training ?? this.#data.records!;
+    const sets = this.#sets ?? this.#makeSets(split!);
+    if (sets.main.validation === undefined && options.validation > 0) {
+      const message = 'no held-out response has a token of the strategy, so there is no validation loss';
+      this.#emit({ type: 'warning', message });
+    }
     const before = await this.#evaluate(this.#base, 'before', ['eval-before', 'eval-before-sampled']);
     // Training loads its own copy; of this one only tokenizer and facts are needed from here on.
     if (this.#ownsBase) this.#base.native.dispose();
-    const { trained, evaluated } = await this.#train('train', sets.main, before);
-    const baseline = sets.baseline && (await this.#train('train-baseline', sets.baseline, before));
+    const { trained, evaluated } = await this.#train('train', sets.main, sets.probe, before);
+    const baseline =
+      sets.baseline && (await this.#train('train-baseline', sets.baseline, sets.probe, before));
 
     this.#watch.start('report');
     this.#emit({ type: 'stage', stage: 'report', total: 1 });
@@ -188,6 +203,17 @@ export class TrainingRun {
     writeResult(this.#folder.file('result.json'), result);
     this.#emit({ type: 'done', report });
     return result;
+  }
+
+  #makeSets({ training, validation }: ReturnType<typeof splitHeldOut>): TrainingSets {
+    const name = this.#folder.file(annotationsName);
+    const { validationAnnotations } = this.#inputs.options;
+    return makeTrainingSets(
+      this.#inputs,
+      { records: training, name },
+      { records: validation, name: validationAnnotations ?? name },
+      this.#base.config.maxPositions,
+    );
   }
 
   #maxBranches(): number {
@@ -245,7 +271,8 @@ export class TrainingRun {
 
   async #train(
     stage: 'train' | 'train-baseline',
-    { strategy, examples }: StrategyExamples,
+    { strategy, examples, validation }: StrategyExamples,
+    probe: Probe | undefined,
     before: Evaluated | undefined,
   ): Promise<{ trained: TrainedModel; evaluated: Evaluated | undefined }> {
     const { options, batch } = this.#inputs;
@@ -256,9 +283,11 @@ export class TrainingRun {
         stage,
         strategy,
         examples,
+        validation,
+        probe,
         options,
         batch,
-        loadBase: () => this.#load(options.model),
+        load: (name) => this.#load(name),
         base: { name: baseName(options.model), revision: options.revision },
         folder: this.#folder.file(...within),
         signal: this.#signal,
@@ -285,6 +314,18 @@ export class TrainingRun {
       signal: this.#signal,
     });
   }
+}
+
+/** Annotations made in this run: those of held-out questions are for validation, unless other records are. */
+export function splitHeldOut(
+  annotations: readonly AnnotationRecord[],
+  { heldOut, validationRecords }: Pick<TrainData, 'heldOut' | 'validationRecords'>,
+): { training: AnnotationRecord[]; validation: AnnotationRecord[] } {
+  const own = annotations.filter(({ id }) => heldOut.has(id));
+  return {
+    training: annotations.filter(({ id }) => !heldOut.has(id)),
+    validation: own.length > 0 ? own : validationRecords,
+  };
 }
 
 const afterStages = ['eval-after', 'eval-after-sampled'] as const;

@@ -11,8 +11,15 @@ export interface Schedule {
   steps: number;
 }
 
-export function makeSchedule(name: ScheduleName, peak: number, warmup: number, steps: number): Schedule {
-  return { name, peak, warmupSteps: Math.min(Math.ceil(warmup * steps - 1e-9), steps), steps };
+/** @param warmup share of the steps, or a number of them. */
+export function makeSchedule(
+  name: ScheduleName,
+  peak: number,
+  warmup: number | { steps: number },
+  steps: number,
+): Schedule {
+  const warmupSteps = typeof warmup === 'number' ? Math.ceil(warmup * steps - 1e-9) : warmup.steps;
+  return { name, peak, warmupSteps: Math.min(warmupSteps, steps), steps };
 }
 
 /**

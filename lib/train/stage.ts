@@ -1,21 +1,25 @@
 /** Training one model with one strategy into a folder: examples, trainer, loop, saved model. Resumes what is there. */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { cpSync, existsSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CftError } from '../errors.js';
-import { makeFolder } from '../files.js';
+import { makeOutputFolder, syncFolder } from '../files.js';
 import type { Model } from '../model/model.js';
 import { readSafetensorsHeader } from '../model/safetensors.js';
 import { nativeEntry } from '../model/tensors.js';
 import type { NativeTrainerOptions } from '../native/binding.js';
 import type { ResolvedOptions } from '../options.js';
+import { optionsForFile } from '../run-folder.js';
 import { type StrategyName, strategies } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
 import { loraOptions, saveAdapter } from './adapter.js';
 import type { BatchSize } from './batch-size.js';
+import { type BestModel, bestFolder, type Facts, writeFailure } from './checkpoints.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import { type TrainingExample, toExample } from './examples.js';
+import type { Probe } from './held-out.js';
 import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
+import type { StepMetrics } from './metrics.js';
 import { planTraining, type TrainingPlan } from './plan.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 
@@ -26,10 +30,13 @@ export interface TrainingStageOptions {
   stage: Extract<TrainStage, 'train' | 'train-baseline'>;
   strategy: StrategyName;
   examples: readonly TrainingExample[];
+  /** Held-out responses, where there are any. */
+  validation: readonly TrainingExample[] | undefined;
+  probe: Probe | undefined;
   options: ResolvedOptions<'train'>;
   batch: BatchSize;
-  /** Loads a copy of the starting model that the stage may change. */
-  loadBase: () => Promise<Model>;
+  /** Loads a copy of a model, the starting one or an adapter on it, that the stage may change. */
+  load: (name: string) => Promise<Model>;
   /** How an adapter names its base. */
   base: { name: string; revision: string | undefined };
   /** Gets metrics.jsonl, checkpoints/ and model/. */
@@ -43,7 +50,7 @@ export interface TrainingResult extends LoopResult {
   responses: number;
   /** Share of the response tokens that carry loss, end tokens counted. */
   selectedShare: number;
-  /** The trained model: a Hugging Face folder, for LoRA a PEFT adapter folder. */
+  /** The trained model: a Hugging Face folder, for LoRA a PEFT adapter folder unless it was merged. */
   model: string;
 }
 
@@ -75,6 +82,30 @@ export function makeExamples(
   );
 }
 
+/**
+ * Examples of held-out records; undefined where none has a token of the strategy.
+ * @throws CftError ERR_CFT_BAD_DATA for a sequence that the model cannot take, ERR_CFT_NO_SIGNAL where the model to keep
+ *   or the time to stop is to be found by a validation loss that does not exist.
+ */
+export function makeValidation(
+  records: readonly AnnotationRecord[],
+  strategy: StrategyName,
+  maxPositions: number,
+  source: string,
+  { saveBest, earlyStoppingPatience }: ResolvedOptions<'train'>,
+): TrainingExample[] | undefined {
+  const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
+  if (examples.some((example) => example.selected.length > 0)) return examples;
+  if (saveBest || earlyStoppingPatience > 0) {
+    throw new CftError(
+      'ERR_CFT_NO_SIGNAL',
+      `${source}: not one of ${records.length} held-out responses has a token of ${strategy}, so there is no ` +
+        'validation loss for --save-best or --early-stopping-patience; hold out more (--validation), or train without',
+    );
+  }
+  return undefined;
+}
+
 /** Bytes that the activations of a micro-batch may take. */
 const activationBudget = { cpu: 1.5e9, cuda: 16e9 };
 
@@ -100,10 +131,8 @@ function trainerOptions(options: ResolvedOptions<'train'>): NativeTrainerOptions
   };
 }
 
-/** What a checkpoint belongs to: everything that the weights depend on. */
-function fingerprintOf(model: Model, examples: readonly TrainingExample[], ...settings: unknown[]): string {
+function hashExamples(examples: readonly TrainingExample[]): string {
   const hash = createHash('sha256');
-  hash.update(JSON.stringify([model.dtype, model.device.split(':')[0], ...settings]));
   for (const { tokenIds, selected, targets, weights } of examples) {
     for (const array of [tokenIds, selected, targets, weights]) {
       hash.update(`${array.length} `);
@@ -113,21 +142,71 @@ function fingerprintOf(model: Model, examples: readonly TrainingExample[], ...se
   return hash.digest('hex');
 }
 
+/** What a checkpoint belongs to: everything that the weights depend on, under the names that its file has. */
+async function configurationOf(
+  { examples, validation, options, batch }: TrainingStageOptions,
+  model: Model,
+  settings: NativeTrainerOptions,
+  plan: TrainingPlan,
+  schedule: Schedule,
+): Promise<Facts> {
+  const { lora, ...plain } = settings;
+  return {
+    weights_sha256: await model.weightsSha256(),
+    dtype: model.dtype,
+    device: model.device.split(':')[0]!,
+    examples_sha256: hashExamples(examples),
+    validation_sha256: validation === undefined ? null : hashExamples(validation),
+    ...factsOf('trainer', plain),
+    ...(lora && factsOf('lora', { ...lora, targets: lora.targets.join(',') })),
+    ...factsOf('plan', { ...plan }),
+    ...factsOf('schedule', { ...schedule }),
+    loss_normalization: options.lossNormalization,
+    micro_batch_tokens: options.microBatchTokens,
+    micro_batch_sequences: batch.microBatchSequences ?? null,
+    keeps_best: keepsBest(options),
+    early_stopping_patience: options.earlyStoppingPatience,
+  };
+}
+
+const factsOf = (
+  group: string,
+  values: Record<string, string | number | boolean>,
+): Record<string, string | number | boolean> =>
+  Object.fromEntries(
+    Object.entries(optionsForFile(values)).map(([name, value]) => [`${group}.${name}`, value as string]),
+  );
+
+/** What decides the last bits beside the configuration. */
+function environmentOf({ addon, device }: Model): Facts {
+  const { libtorch, cpuCapability, threads } = addon.info();
+  if (!device.startsWith('cuda')) return { libtorch, cpu_capability: cpuCapability, threads };
+  const index = Number(device.split(':')[1] ?? 0);
+  return { libtorch, gpu: addon.cudaDevices()[index]?.name ?? null };
+}
+
+/** To stop early is to say that the last models are worse than an earlier one. */
+const keepsBest = ({ saveBest, earlyStoppingPatience }: ResolvedOptions<'train'>): boolean =>
+  saveBest || earlyStoppingPatience > 0;
+
 class ProgressTeller {
   readonly #emit: EmitTrain;
   readonly #stage: TrainStage;
   readonly #start = performance.now();
   #first: number | undefined;
   #tokens = 0;
+  #stepSeconds = 0;
 
   constructor(emit: EmitTrain, stage: TrainStage) {
     this.#emit = emit;
     this.#stage = stage;
   }
 
-  step(done: number, total: number, tokens: number): void {
+  /** The rate is that of the steps; the time left takes in what lies between them. */
+  step(done: number, total: number, { tokens, tokensPerSecond, loss }: StepMetrics): void {
     this.#first ??= done - 1;
     this.#tokens += tokens;
+    this.#stepSeconds += tokens / Math.max(tokensPerSecond, 1);
     const seconds = (performance.now() - this.#start) / 1000;
     this.#emit({
       type: 'progress',
@@ -135,8 +214,9 @@ class ProgressTeller {
       done,
       total,
       share: done / total,
-      tokensPerSecond: this.#tokens / seconds,
+      tokensPerSecond: this.#tokens / this.#stepSeconds,
       secondsLeft: (seconds * (total - done)) / (done - this.#first),
+      loss,
     });
   }
 }
@@ -147,54 +227,92 @@ async function trainAndSave(
   schedule: Schedule,
   target: string,
   emit: EmitTrain,
-): Promise<LoopResult> {
-  const { stage, strategy, examples, options, batch, folder, signal } = stageOptions;
-  makeFolder(folder);
-  await using model = await stageOptions.loadBase();
+): Promise<void> {
+  const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
+  makeOutputFolder(folder);
+  await using model = await stageOptions.load(options.model);
   const settings = trainerOptions(options);
   const trainer = await model.createTrainer(settings);
+  const saveModel = (path: string): Promise<void> =>
+    settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
   try {
     const microBatchTokens =
       options.microBatchTokens === 'auto' ? autoMicroBatchTokens(model) : options.microBatchTokens;
-    const limits = { microBatchTokens, microBatchSequences: batch.microBatchSequences };
-    const normalization = options.lossNormalization;
     const progress = new ProgressTeller(emit, stage);
     const onEvent = (event: LoopEvent): void => {
       emit(event.type === 'warning' ? event : { ...event, strategy });
-      if (event.type === 'step') progress.step(event.step, event.steps, event.tokens);
+      if (event.type === 'step') progress.step(event.step, event.steps, event);
     };
-    const result = await trainingLoop(
+    const { best } = await trainingLoop(
       {
         trainer,
         examples,
         plan,
         schedule,
-        limits,
-        normalization,
+        limits: { microBatchTokens, microBatchSequences: batch.microBatchSequences },
+        normalization: options.lossNormalization,
         checkpointEvery: options.checkpointEvery,
+        keepCheckpoints: options.keepCheckpoints,
         folder,
-        fingerprint: fingerprintOf(
-          model,
-          examples,
-          await model.weightsSha256(),
-          settings,
-          plan,
-          schedule,
-          limits,
-          normalization,
-        ),
+        configuration: await configurationOf(stageOptions, model, settings, plan, schedule),
+        environment: environmentOf(model),
+        force: options.force,
+        guessLoss: Math.log(model.config.vocabSize),
+        validation,
+        keepBest: validation !== undefined && keepsBest(options),
+        earlyStoppingPatience: options.earlyStoppingPatience,
+        probe,
+        probeEvery: options.probeEvery,
+        saveModel,
         readTensors: (path) => readSafetensorsHeader(path).map(nativeEntry),
         peakMemoryBytes: () => model.addon.peakMemoryBytes(),
         signal,
       },
       onEvent,
     );
-    if (settings.lora) await saveAdapter(target, trainer, settings.lora, stageOptions.base);
-    else await model.save(target);
-    return result;
+    await deliver(stageOptions, best, target, saveModel);
   } finally {
     trainer.dispose();
   }
+}
+
+/** Puts the trained model, the best or the last, in its place; it appears there as a whole. */
+async function deliver(
+  { options, folder, load }: TrainingStageOptions,
+  best: BestModel | undefined,
+  target: string,
+  saveModel: (path: string) => Promise<void>,
+): Promise<void> {
+  const checkpoints = join(folder, 'checkpoints');
+  try {
+    // With --lora-merge the adapter goes beside the merged model, which is made last: it says that all is done.
+    const first = options.loraMerge ? join(folder, 'adapter') : target;
+    rmSync(first, { recursive: true, force: true });
+    if (best !== undefined) {
+      const kept = bestFolder(checkpoints, best.step);
+      if (options.loraMerge) cpSync(kept, first, { recursive: true });
+      else renameSync(kept, first);
+      syncFolder(folder);
+    } else {
+      await saveModel(first);
+    }
+    if (options.loraMerge) {
+      await using merged = await load(first);
+      await merged.save(target);
+    }
+  } catch (error) {
+    throw writeFailure(error, `training is done, but writing ${target} failed`, checkpoints);
+  }
+}
+
+function warnOfNoGain({ validation }: LoopResult, emit: EmitTrain): void {
+  if (validation === undefined || validation.best.loss < validation.before.loss) return;
+  emit({
+    type: 'warning',
+    message:
+      `the validation loss was ${validation.before.loss.toFixed(4)} before training and never lower after ` +
+      `(${validation.best.loss.toFixed(4)} at best, step ${validation.best.step}); the model before may be the better one`,
+  });
 }
 
 /** Trains, or continues to, or reads what a finished training left in the folder. */
@@ -211,12 +329,13 @@ export async function runTrainingStage(
   });
   const learningRate =
     options.learningRate ?? (options.loraRank > 0 ? defaultLearningRates.lora : defaultLearningRates.full);
-  const schedule = makeSchedule(options.schedule, learningRate, options.warmup, plan.steps);
+  const warmup = options.warmupSteps === undefined ? options.warmup : { steps: options.warmupSteps };
+  const schedule = makeSchedule(options.schedule, learningRate, warmup, plan.steps);
   const target = join(folder, 'model');
   emit({ type: 'stage', stage, total: plan.steps });
-  const result = existsSync(target)
-    ? summarizeMetrics(join(folder, 'metrics.jsonl'))
-    : await trainAndSave(stageOptions, plan, schedule, target, emit);
+  if (!existsSync(target)) await trainAndSave(stageOptions, plan, schedule, target, emit);
+  const result = summarizeMetrics(join(folder, 'metrics.jsonl'));
+  warnOfNoGain(result, emit);
   emit({ type: 'saved', strategy, path: target });
   const sum = (pick: (example: TrainingExample) => number): number =>
     examples.reduce((total, example) => total + pick(example), 0);

@@ -56,7 +56,12 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
     const promptWarning = await checkAnnotationsOrigin(inputs, base);
     const sets =
       data.records &&
-      makeTrainingSets(inputs, data.records, base.config.maxPositions, options.annotations ?? inMemory);
+      makeTrainingSets(
+        inputs,
+        { records: data.records, name: options.annotations ?? inMemory },
+        { records: data.validationRecords, name: options.validationAnnotations ?? inMemory },
+        base.config.maxPositions,
+      );
     // A question that does not fit is found before the folder is begun.
     promptsOf(base, [...data.questions, ...data.evalQuestions], options);
     const resumed = existsSync(folder.file('run.json'));
@@ -116,20 +121,22 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
 }
 
 /** How many evaluation questions are among those that are trained on. */
-function commonQuestions({ questions, records, evalQuestions }: TrainData): number {
-  const trained = new Set((records ?? questions).map(({ question }) => question));
+function commonQuestions({ questions, heldOut, records, evalQuestions }: TrainData): number {
+  const trained = new Set(
+    (records ?? questions.filter(({ id }) => !heldOut.has(id))).map(({ question }) => question),
+  );
   return evalQuestions.filter(({ question }) => trained.has(question)).length;
 }
 
-/** Hash of what the run is trained on: the questions, or the annotations. */
+/** Hash of what the run is trained and validated on: the questions, or the annotations. */
 function dataIdentity(
   { options }: TrainInputs,
-  { questions, records }: TrainData,
+  { questions, records, validationRecords }: TrainData,
 ): { name: string; sha256: string; questions: number } {
   const items: readonly (Question | AnnotationRecord)[] = records ?? questions;
   return {
     name: (records ? options.annotations : options.data) ?? inMemory,
-    sha256: hashQuestions(items),
+    sha256: hashQuestions([...items, ...validationRecords]),
     questions: items.length,
   };
 }

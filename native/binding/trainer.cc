@@ -165,6 +165,7 @@ Napi::Value TrainerHandle::score(const Napi::CallbackInfo& info) {
           Napi::Object object = Napi::Object::New(env);
           object.Set("nll", floats(env, scores.nll));
           object.Set("entropies", floats(env, scores.entropies));
+          object.Set("correct", floats(env, scores.correct));
           return object;
         });
   });

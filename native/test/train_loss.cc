@@ -62,4 +62,6 @@ TEST_CASE("scores are the negative log-likelihood and the entropy of each row") 
   REQUIRE(scores.entropies.size() == 1100);
   CHECK(relative_error(at::tensor(scores.nll).to(at::kDouble), nll) < 1e-6);
   CHECK(relative_error(at::tensor(scores.entropies).to(at::kDouble), entropies) < 1e-6);
+  const at::Tensor correct = log_probs.argmax(1).eq(rows.targets).to(at::kFloat);
+  CHECK(at::equal(at::tensor(scores.correct), correct));
 }

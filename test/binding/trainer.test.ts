@@ -61,6 +61,14 @@ test('losses, gradients and scores of a batch', async (t) => {
   const scores = await trainer.score(batch);
   t.is(scores.nll.length, 3);
   t.is(scores.entropies.length, 3);
+  const { data, shape } = await model.logits([5, 6, 7, 8, 9]);
+  const best = [0, 2].map((position) => {
+    const row = data.subarray(position * shape[1], (position + 1) * shape[1]);
+    return row.indexOf(Math.max(...row));
+  });
+  t.deepEqual([...scores.correct.subarray(0, 2)], [best[0] === 6 ? 1 : 0, best[1] === 8 ? 1 : 0]);
+  const greedy = await trainer.score({ ...batch, targets: Int32Array.of(best[0]!, best[1]!, 1) });
+  t.deepEqual([...greedy.correct.subarray(0, 2)], [1, 1]);
   const { logProbs, entropies } = await model.scores([5, 6, 7, 8, 9]);
   t.true(Math.abs(scores.nll[0]! + logProbs[0]!) < 1e-4);
   t.true(Math.abs(scores.nll[1]! + logProbs[2]!) < 1e-4);
@@ -82,6 +90,7 @@ test('losses, gradients and scores of a batch', async (t) => {
   t.deepEqual(await trainer.score(nothingSelected), {
     nll: new Float32Array(0),
     entropies: new Float32Array(0),
+    correct: new Float32Array(0),
   });
   trainer.dispose();
 });

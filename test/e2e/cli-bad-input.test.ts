@@ -203,6 +203,34 @@ const cases: Record<string, Case> = {
     },
     message: /a\.meta\.json: weights_sha256: .*made with the weights aaaaaaaaaaaa.*--force/,
   },
+  'annotations of another tokenizer': {
+    args: (folder) => {
+      const meta = { format: 'cft-annotations/1', model: 'other', tokenizer_sha256: 'b'.repeat(64) };
+      file(folder, 'a.meta.json', JSON.stringify(meta));
+      return trainWith(folder, writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(3)));
+    },
+    message:
+      /a\.meta\.json: tokenizer_sha256: .*made with the tokenizer bbbbbbbbbbbb.* has [0-9a-f]{12}.*--force/,
+  },
+  'held-out annotations of another model': {
+    args: (folder) => {
+      const meta = { format: 'cft-annotations/1', model: 'other', weights_sha256: 'a'.repeat(64) };
+      file(folder, 'v.meta.json', JSON.stringify(meta));
+      const held = writeAnnotations(join(folder, 'v.jsonl'), makeAnnotations(3));
+      const annotations = writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(3));
+      return trainWith(folder, annotations, '--validation-annotations', held);
+    },
+    message: /v\.meta\.json: weights_sha256: .*made with the weights aaaaaaaaaaaa/,
+  },
+  'a best model without anything to choose it by': {
+    args: withAnnotations(() => {}, '--save-best'),
+    message:
+      /saveBest \(--save-best\): expected held-out responses beside it: validation \(--validation 0\.1\)/,
+  },
+  'a target that is no linear layer': {
+    args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'q_proj,input_layernorm'),
+    message: /loraTargets \(--lora-targets\): expected all-linear or some of .*found "input_layernorm"/,
+  },
   'LoRA on modules that do not exist': {
     args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'c_attn'),
     message: /loraTargets \(--lora-targets\): expected all-linear or some of q_proj.*found "c_attn"/,
@@ -397,7 +425,12 @@ test('a full disk ends the run with a message and keeps the last checkpoint, fro
     // Room for one checkpoint, not for two.
     writeFileSync(join(disk, 'ballast'), Buffer.alloc(700_000));
     const failed = await runCli(args);
-    checkMessage(t, failed, 1, /no space left on device/i);
+    checkMessage(
+      t,
+      failed,
+      1,
+      /checkpoints.*no space left on device.*the last good checkpoint, .*step-\d+, is kept; go on with --resume/i,
+    );
     t.true(existsSync(join(disk, 'run/checkpoints/step-2/state.json')));
     rmSync(join(disk, 'ballast'));
     const resumed = await runCli([...args, '--resume']);

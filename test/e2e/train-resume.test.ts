@@ -1,8 +1,9 @@
 /** Training that is killed or interrupted at any moment and resumed ends with the weights of an undisturbed run. */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { Random } from '../../lib/random.js';
 import { makeAnnotations, writeAnnotations } from '../helpers/annotation-file.js';
 import { jsonEvents, runCli } from '../helpers/cli.js';
 import { fixturePath, readJson, temporaryFolder } from '../helpers/fixtures.js';
@@ -23,7 +24,8 @@ function trainArgs(folder: string, name: string, ...more: string[]): string[] {
       '--learning-rate',
       '1e-3',
     ],
-    ...['--threads', '1', '--json', ...more],
+    ...(more.includes('--threads') ? [] : ['--threads', '1']),
+    ...['--json', ...more],
   ];
 }
 
@@ -32,7 +34,7 @@ const hashOf = (path: string): string => createHash('sha256').update(readFileSyn
 const metricsOf = (folder: string): object[] =>
   jsonEvents(readFileSync(join(folder, 'metrics.jsonl'), 'utf8')).map(
     // Speed and memory are what time made of them.
-    ({ tokens_per_second: _, peak_memory_bytes: __, ...rest }) => rest,
+    ({ tokens_per_second: _, peak_memory_bytes: __, seconds: ___, ...rest }) => rest,
   );
 
 async function undisturbed(
@@ -81,6 +83,91 @@ for (const [name, weights, ...flags] of [
     t.deepEqual(metricsOf(join(folder, 'killed')), expected.metrics);
   });
 }
+
+/**
+ * CFT_KILLS: how many; four are quick, fifty are what the trainer was accepted with. Kills between two writes: see
+ * test/unit/train-crash.test.ts.
+ */
+test('killed with -9 at random moments, resumed, the same bytes', async (t) => {
+  t.timeout(3_600_000);
+  const wanted = Number(process.env.CFT_KILLS ?? 4);
+  const folder = temporaryFolder(t);
+  const flags = ['--validation', '0.2', '--save-best', '--probe-every', '3', '--max-new-tokens', '2'];
+  const expected = await undisturbed(t, folder, 'model.safetensors', ...flags);
+  const random = new Random('moments', wanted);
+  let kills = 0;
+  for (let run = 0; kills < wanted; run++) {
+    t.true(run <= wanted, 'the moments are too late');
+    const name = `killed-${run}`;
+    // Until a run comes to its end: at some line that it prints, and up to 30 ms later.
+    for (let ended = false; !ended; ) {
+      const line = kills < wanted ? 1 + random.integer(16) : Number.POSITIVE_INFINITY;
+      const delay = 30 * random.uniform();
+      let timer: NodeJS.Timeout | undefined;
+      const result = await runCli(trainArgs(folder, name, ...flags, '--resume'), {
+        onOutput: (stdout, child) => {
+          if (stdout.split('\n').length > line) timer ??= setTimeout(() => child.kill('SIGKILL'), delay);
+        },
+      });
+      clearTimeout(timer);
+      if (result.signal === 'SIGKILL') kills++;
+      else {
+        t.is(result.status, 0, result.stderr);
+        ended = true;
+      }
+    }
+    t.is(hashOf(join(folder, name, 'model/model.safetensors')), expected.hash);
+    t.deepEqual(metricsOf(join(folder, name)), expected.metrics);
+  }
+  t.log(`${kills} kills`);
+});
+
+test('a checkpoint that cannot be written ends the run by name; the one before is kept and gone on from', async (t) => {
+  t.timeout(300_000);
+  const folder = temporaryFolder(t);
+  const expected = await undisturbed(t, folder, 'model.safetensors');
+  await runCli(trainArgs(folder, 'full'), {
+    onOutput: (stdout, child) => {
+      if (/"type":"checkpoint"[^\n]*"step":4,/.test(stdout)) child.kill('SIGKILL');
+    },
+  });
+  const sizeOf = (step: number) =>
+    statSync(join(folder, `full/checkpoints/step-${step}/trainer.safetensors`)).size;
+  const [last] = [6, 4].filter((step) => existsSync(join(folder, `full/checkpoints/step-${step}`)));
+  const failed = await runCli(trainArgs(folder, 'full', '--resume'), { mostFileBytes: sizeOf(last!) / 2 });
+  t.is(failed.status, 1, failed.stderr);
+  t.regex(
+    failed.stderr,
+    new RegExp(
+      `writing the checkpoint of step ${last! + 2} failed: .*trainer\\.safetensors.*File too large.*` +
+        `the last good checkpoint, .*step-${last}, is kept; go on with --resume`,
+    ),
+  );
+  const resumed = await runCli(trainArgs(folder, 'full', '--resume'));
+  t.is(resumed.status, 0, resumed.stderr);
+  t.is(hashOf(join(folder, 'full/model/model.safetensors')), expected.hash);
+});
+
+test('with other threads a run goes on only where that is asked for', async (t) => {
+  t.timeout(300_000);
+  const folder = temporaryFolder(t);
+  await runCli(trainArgs(folder, 'run'), {
+    onOutput: (stdout, child) => {
+      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
+    },
+  });
+  const other = ['--resume', '--threads', '2'];
+  const refused = await runCli(trainArgs(folder, 'run', ...other));
+  t.is(refused.status, 2, refused.stderr);
+  t.regex(
+    refused.stderr,
+    /step-\d+\/state\.json: .*threads was 1, is 2; .*resume with --threads 1, or say --force/,
+  );
+  const forced = await runCli(trainArgs(folder, 'run', ...other, '--force'));
+  t.is(forced.status, 0, forced.stderr);
+  const warning = jsonEvents(forced.stdout).find(({ type }) => type === 'warning');
+  t.regex(String(warning?.message), /threads was 1, is 2/);
+});
 
 test('Ctrl-C saves a checkpoint, says how to go on and exits with 130; resumed, the same bytes', async (t) => {
   t.timeout(300_000);

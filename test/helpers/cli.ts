@@ -16,6 +16,8 @@ export interface CliOptions {
   input?: string | Buffer;
   env?: Record<string, string>;
   cwd?: string;
+  /** No file may grow beyond it: for disks that fill up. */
+  mostFileBytes?: number;
   /** Called with all of standard output so far, at each piece of it. */
   onOutput?: (stdout: string, child: ChildProcess) => void;
 }
@@ -24,7 +26,11 @@ const mainFile = join(projectRoot, 'lib/cli/main.ts');
 
 export async function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
   const tsx = join(projectRoot, 'node_modules/tsx/dist/loader.mjs');
-  const child = spawn(process.execPath, ['--import', tsx, mainFile, ...args], {
+  const node = [process.execPath, '--import', tsx, mainFile, ...args];
+  // bash counts in blocks of 1024 bytes; Node ignores the signal, so that writing fails with EFBIG.
+  const limit = Math.floor((options.mostFileBytes ?? 0) / 1024);
+  const command = limit > 0 ? ['bash', '-c', `ulimit -f ${limit}; exec "$0" "$@"`, ...node] : node;
+  const child = spawn(command[0]!, command.slice(1), {
     cwd: options.cwd ?? projectRoot,
     env: { ...process.env, NODE_OPTIONS: '', CFT_DEBUG: '', FORCE_COLOR: '0', ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],

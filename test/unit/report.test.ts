@@ -76,6 +76,7 @@ function makeResult(output: string): TrainResult {
     tokens: 100,
     selectedTokens: 20,
     seconds: 2,
+    heldOutSeconds: 0,
     evaluation: { greedy: summary(accuracy) },
     change: { greedy: comparison },
   });

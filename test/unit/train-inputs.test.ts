@@ -1,8 +1,11 @@
 import test from 'ava';
 import { embeddedPreset } from '../../lib/preset.js';
 import { strategies } from '../../lib/strategies/index.js';
+import { loraOptions } from '../../lib/train/adapter.js';
 import { toExample } from '../../lib/train/examples.js';
 import { readTrainData, resolveTrainInputs, type TrainOptions } from '../../lib/train/inputs.js';
+import { splitHeldOut } from '../../lib/train/pipeline.js';
+import { makeValidation } from '../../lib/train/stage.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
 
 const preset = embeddedPreset('train');
@@ -57,11 +60,22 @@ test('questions, records and verifiers in memory go by a name in the options', (
 test('a share for validation is kept out of training, of questions and of annotations', async (t) => {
   const questions = Array.from({ length: 20 }, (_, i) => ({ question: `q${i}`, answer: i }));
   const fromQuestions = await readTrainData(resolveTrainInputs({ data: questions, validation: 0.2 }), 96);
-  t.is(fromQuestions.questions.length, 16);
-  t.is(fromQuestions.evalQuestions.length, 4);
+  t.is(fromQuestions.questions.length, 20, 'those for validation are annotated too');
+  t.deepEqual(
+    [...fromQuestions.heldOut],
+    fromQuestions.evalQuestions.map(({ id }) => id),
+  );
+  t.is(fromQuestions.heldOut.size, 4);
   const annotations = makeAnnotations(20);
+  const split = splitHeldOut(annotations, { heldOut: new Set(['3', '7']), validationRecords: [] });
+  t.deepEqual(
+    split.validation.map(({ id }) => id),
+    ['3', '7'],
+  );
+  t.is(split.training.length, 18);
   const fromRecords = await readTrainData(resolveTrainInputs({ annotations, validation: 0.2 }), 96);
   t.is(fromRecords.records!.length, 16);
+  t.is(fromRecords.validationRecords.length, 4);
   const trained = new Set(fromRecords.records!.map(({ id }) => id));
   t.is(fromRecords.evalQuestions.length, 4);
   for (const { id } of fromRecords.evalQuestions) t.false(trained.has(id));
@@ -70,12 +84,38 @@ test('a share for validation is kept out of training, of questions and of annota
   t.is(all.evalQuestions.length, 0);
 });
 
-test('records without their question cannot be evaluated on', async (t) => {
+test('records without their question are good for a validation loss, not for an evaluation', async (t) => {
   const annotations = makeAnnotations(10).map(({ question: _, answer: __, ...record }) => record);
-  await t.throwsAsync(readTrainData(resolveTrainInputs({ annotations, validation: 0.3 }), 96), {
+  const data = await readTrainData(resolveTrainInputs({ annotations, validation: 0.3 }), 96);
+  t.is(data.validationRecords.length, 3);
+  t.is(data.evalQuestions.length, 0);
+});
+
+test('records for validation may be given; all others are trained on', async (t) => {
+  const [annotations, validationAnnotations] = [makeAnnotations(6), makeAnnotations(3)];
+  const data = await readTrainData(resolveTrainInputs({ annotations, validationAnnotations }), 96);
+  t.is(data.records!.length, 6);
+  t.is(data.validationRecords.length, 3);
+  t.is(data.evalQuestions.length, 0);
+  await t.throwsAsync(readTrainData(resolveTrainInputs({ annotations, validationAnnotations }), 20), {
     code: 'ERR_CFT_BAD_DATA',
-    message: /expected records with "question" and "answer" to evaluate on, found none; give --eval-data/,
+    message: /expected a token id/,
   });
+});
+
+test('a loss on held-out responses needs one with a token of the strategy where it decides', (t) => {
+  const records = makeAnnotations(3);
+  const options = (more: TrainOptions) =>
+    resolveTrainInputs({ annotations: records, validation: 0.3, ...more }).options;
+  // The third record has no critical token.
+  const make = (more: TrainOptions) => makeValidation(records.slice(2), 'cft', 128, 'a.jsonl', options(more));
+  t.is(make({}), undefined);
+  t.throws(() => make({ saveBest: true }), {
+    code: 'ERR_CFT_NO_SIGNAL',
+    message: /a\.jsonl: not one of 1 held-out responses has a token of cft.*--save-best/,
+  });
+  t.throws(() => make({ earlyStoppingPatience: 2 }), { code: 'ERR_CFT_NO_SIGNAL' });
+  t.is(makeValidation(records, 'cft', 128, 'a.jsonl', options({ saveBest: true }))!.length, 3);
 });
 
 test('an evaluation alone is of the test questions, all of them', (t) => {
@@ -86,11 +126,20 @@ test('an evaluation alone is of the test questions, all of them', (t) => {
 });
 
 const vain: [TrainOptions, RegExp][] = [
-  [{ validation: 0.1, evalData: 'e.jsonl' }, /^validation \(--validation\): expected none beside evalData/],
+  [
+    { validation: 0.1, validationAnnotations: 'v.jsonl' },
+    /^validation \(--validation\): expected none beside validationAnnotations/,
+  ],
+  [{ warmup: 0.2, warmupSteps: 5 }, /^warmup \(--warmup\): expected none beside warmupSteps/],
+  [{ saveBest: true }, /^saveBest \(--save-best\): expected held-out responses beside it: validation/],
+  [{ earlyStoppingPatience: 1 }, /^earlyStoppingPatience \(--early-stopping-patience\): expected held-out/],
+  [{ probeEvery: 5 }, /^probeEvery \(--probe-every\): expected held-out/],
   [{ baseline: 'cft' }, /^baseline \(--baseline\): expected another strategy than cft/],
   [{ strategy: 'sft', baseline: 'sft' }, /^baseline \(--baseline\): expected another strategy than sft/],
   [{ loraAlpha: 8 }, /^loraAlpha \(--lora-alpha\): expected loraRank \(--lora-rank\) above 0 beside it/],
   [{ loraDropout: 0.1, loraRank: 0 }, /^loraDropout \(--lora-dropout\): expected loraRank/],
+  [{ loraRankStabilized: true }, /^loraRankStabilized \(--lora-rank-stabilized\): expected loraRank/],
+  [{ loraMerge: true }, /^loraMerge \(--lora-merge\): expected loraRank/],
   [{ loraTargets: ['q_proj'] }, /^loraTargets \(--lora-targets\): expected loraRank/],
 ];
 for (const [given, message] of vain) {
@@ -112,4 +161,27 @@ test('no strategy trains more than all tokens', (t) => {
   const { selected, responseTokens } = toExample(record, strategies.sft, 128, 'a.jsonl');
   t.is(selected.length, record.response_token_ids.length + 1);
   t.is(responseTokens, selected.length);
+});
+
+test('LoRA as asked for: targets by name or all linear layers, alpha twice the rank, rsLoRA by choice', (t) => {
+  const lora = (more: TrainOptions) =>
+    loraOptions(resolveTrainInputs({ model: 'org/name', data: 'q.jsonl', ...more }).options);
+  t.is(lora({}), undefined);
+  t.deepEqual(lora({ loraRank: 8 }), {
+    rank: 8,
+    alpha: 16,
+    dropout: 0,
+    targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+    rankStabilized: false,
+  });
+  t.deepEqual(
+    lora({
+      loraRank: 4,
+      loraAlpha: 3,
+      loraDropout: 0.1,
+      loraTargets: ['v_proj', 'q_proj'],
+      loraRankStabilized: true,
+    }),
+    { rank: 4, alpha: 3, dropout: 0.1, targets: ['v_proj', 'q_proj'], rankStabilized: true },
+  );
 });

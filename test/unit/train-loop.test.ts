@@ -1,58 +1,13 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { type LoopEvent, type LoopOptions, type LoopResult, trainingLoop } from '../../lib/train/loop.js';
+import { CftError } from '../../lib/errors.js';
+import type { LoopOptions } from '../../lib/train/loop.js';
 import { readMetrics } from '../../lib/train/metrics.js';
 import { planTraining } from '../../lib/train/plan.js';
-import { makeSchedule } from '../../lib/train/schedule.js';
-import { FakeTrainer, fakeTensors } from '../helpers/fake-trainer.js';
+import { FakeTrainer } from '../helpers/fake-trainer.js';
 import { temporaryFolder } from '../helpers/fixtures.js';
-
-/** Ten responses in batches of four: three steps an epoch, nine in all. The third has no selected token. */
-function makeOptions(folder: string, trainer: FakeTrainer, more: Partial<LoopOptions> = {}): LoopOptions {
-  const plan = planTraining({ responses: 10, batchSize: 4, epochs: 3, seed: 1 });
-  return {
-    trainer,
-    examples: Array.from({ length: 10 }, (_, i) => ({
-      tokenIds: Int32Array.from({ length: i === 2 ? 0 : 4 }, (_, t) => i + t),
-      tokens: 6,
-      responseTokens: 4,
-      selected: Int32Array.from(i === 2 ? [] : [1, 3]),
-      targets: Int32Array.from(i === 2 ? [] : [i, i + 1]),
-      weights: Float64Array.from(i === 2 ? [] : [1, 1]),
-    })),
-    plan,
-    schedule: makeSchedule('cosine', 0.1, 0.1, plan.steps),
-    limits: { microBatchTokens: 8 },
-    normalization: 'step',
-    checkpointEvery: 0,
-    folder,
-    fingerprint: 'f',
-    readTensors: fakeTensors,
-    peakMemoryBytes: () => 1000,
-    ...more,
-  };
-}
-
-async function run(options: LoopOptions): Promise<{ result: LoopResult; events: LoopEvent[] }> {
-  const events: LoopEvent[] = [];
-  const result = await trainingLoop(options, (event) => events.push(event));
-  return { result, events };
-}
-
-/** Aborts when step `after` was done. */
-async function interrupt(folder: string, after: number, more: Partial<LoopOptions> = {}): Promise<unknown> {
-  const controller = new AbortController();
-  const options = makeOptions(folder, new FakeTrainer(), { ...more, signal: controller.signal });
-  try {
-    await trainingLoop(options, (event) => {
-      if (event.type === 'step' && event.step === after) controller.abort(new Error('stop here'));
-    });
-  } catch (error) {
-    return error;
-  }
-  return undefined;
-}
+import { interrupt, makeOptions, run } from '../helpers/loop.js';
 
 const checkpointsIn = (folder: string): string[] => readdirSync(join(folder, 'checkpoints')).sort();
 
@@ -161,12 +116,73 @@ for (const [name, damage] of Object.entries(damages)) {
   });
 }
 
-test('a checkpoint of other options is not used', async (t) => {
+test('where every checkpoint is damaged the run says so and changes nothing', async (t) => {
   const folder = temporaryFolder(t);
   await interrupt(folder, 6);
-  const { events } = await run(makeOptions(folder, new FakeTrainer(), { fingerprint: 'g' }));
-  t.is(events.filter((event) => event.type === 'warning').length, 2);
-  t.false(events.some((event) => event.type === 'resumed'));
+  damages['cut off']!(join(folder, 'checkpoints', 'step-6'));
+  damages['a broken state.json']!(join(folder, 'checkpoints', 'step-3'));
+  const before = readFileSync(join(folder, 'metrics.jsonl'), 'utf8');
+  await t.throwsAsync(run(makeOptions(folder, new FakeTrainer())), {
+    code: 'ERR_CFT_BAD_OUTPUT',
+    message:
+      /checkpoints: expected a checkpoint to go on from, found only damaged ones \(step-6: trainer.* has 11 bytes, expected \d+; step-3: state\.json cannot be read.*delete this folder/,
+  });
+  t.is(readFileSync(join(folder, 'metrics.jsonl'), 'utf8'), before);
+  t.deepEqual(checkpointsIn(folder), ['step-3', 'step-6']);
+});
+
+test('a checkpoint of another configuration is refused by file and field', async (t) => {
+  const folder = temporaryFolder(t);
+  await interrupt(folder, 6);
+  const configuration = { 'plan.seed': 2, weights_sha256: 'f' };
+  await t.throwsAsync(run(makeOptions(folder, new FakeTrainer(), { configuration })), {
+    code: 'ERR_CFT_BAD_OUTPUT',
+    message: /step-6\/state\.json: .*another configuration: plan\.seed: expected 2, found 1;/,
+  });
+  t.deepEqual(checkpointsIn(folder), ['step-3', 'step-6']);
+});
+
+test('a checkpoint of other surroundings needs a word of consent', async (t) => {
+  const folder = temporaryFolder(t);
+  await interrupt(folder, 6);
+  const at = (change: object, force = false) =>
+    makeOptions(folder, new FakeTrainer(), {
+      force,
+      environment: { libtorch: '2.13.0', cpu_capability: 'AVX2', threads: 2, ...change },
+    });
+  await t.throwsAsync(run(at({ threads: 4 })), {
+    code: 'ERR_CFT_BAD_OUTPUT',
+    message: /step-6\/state\.json: .*threads was 2, is 4; .*resume with --threads 2, or say --force/,
+  });
+  await t.throwsAsync(run(at({ cpu_capability: 'AVX512', libtorch: '2.14.0' })), {
+    message:
+      /libtorch was "2\.13\.0", is "2\.14\.0"; cpu_capability was "AVX2", is "AVX512";.*resume where it was made/,
+  });
+  const { events, result } = await run(at({ threads: 4 }, true));
+  const warning = events.find((event) => event.type === 'warning');
+  t.regex(warning?.type === 'warning' ? warning.message : '', /threads was 2, is 4/);
+  t.is(result.steps, 9);
+});
+
+test('so many checkpoints are kept as asked for, and a damaged later one does not crowd out a good one', async (t) => {
+  const folder = temporaryFolder(t);
+  await interrupt(folder, 6, { checkpointEvery: 2, keepCheckpoints: 3 });
+  t.deepEqual(checkpointsIn(folder), ['step-2', 'step-4', 'step-6']);
+  damages['cut off']!(join(folder, 'checkpoints', 'step-6'));
+  await interrupt(folder, 5, { checkpointEvery: 2, keepCheckpoints: 1 });
+  t.deepEqual(checkpointsIn(folder), ['step-5']);
+});
+
+test('a resumed run packs as before, whatever would be planned now', async (t) => {
+  const expected = await undisturbed(t);
+  const folder = temporaryFolder(t);
+  await interrupt(folder, 4);
+  const trainer = new FakeTrainer();
+  await run(makeOptions(folder, trainer, { limits: { microBatchTokens: 1000 } }));
+  t.deepEqual(trainer.state, expected);
+  const other = new FakeTrainer();
+  await run(makeOptions(temporaryFolder(t), other, { limits: { microBatchTokens: 1000 } }));
+  t.notDeepEqual(other.state, expected, 'packing shows in the state');
 });
 
 test('steps with a gradient that is not finite are skipped, counted and shown', async (t) => {
@@ -189,13 +205,34 @@ test('five steps in a row without a finite gradient stop the run, also over a re
   const folder = temporaryFolder(t);
   await t.throwsAsync(run(makeOptions(folder, new FakeTrainer([1, 2, 3, 4, 5, 6]))), {
     code: 'ERR_CFT_DIVERGED',
-    message: /5 steps in a row, up to step 6 .*--learning-rate/,
+    message:
+      /5 steps in a row, up to step 6 .*--learning-rate.* Kept: the checkpoint .*step-3, the losses in .*metrics/,
   });
   t.is(readMetrics(join(folder, 'metrics.jsonl')).length, 6);
   // Resumed from step 3 with two bad steps behind it: three more are enough.
   await t.throwsAsync(run(makeOptions(folder, new FakeTrainer([1, 2, 3, 4, 5, 6]))), {
     message: /up to step 6/,
   });
+});
+
+test('a loss that is far worse than guessing and than at the start in five steps in a row stops the run, also over a resume', async (t) => {
+  const folder = temporaryFolder(t);
+  const trainer = new FakeTrainer();
+  let calls = 0;
+  trainer.accumulate = async ({ weights }) => (++calls <= 2 ? 1 : 21) * weights.reduce((a, b) => a + b, 0);
+  const options = (): LoopOptions => makeOptions(folder, trainer, { limits: { microBatchTokens: 1000 } });
+  const expected = {
+    code: 'ERR_CFT_DIVERGED',
+    message:
+      /loss was 21\.0 per token at step 7, more than twice .*guessing \(10\.0\).*first step \(1\.00\), in 5 steps in a row \(learning rate .*Kept: .*step-6/,
+  };
+  await t.throwsAsync(run(options()), expected);
+  // Resumed from step 6 with four such steps behind it.
+  await t.throwsAsync(run(options()), expected);
+  // A model that is as bad from the start does not diverge.
+  const bad = new FakeTrainer();
+  bad.accumulate = async ({ weights }) => 25 * weights.reduce((a, b) => a + b, 0);
+  t.is((await run(makeOptions(temporaryFolder(t), bad))).result.steps, 9);
 });
 
 test('a run in which not one step was applied is no success, also over a resume', async (t) => {
@@ -207,16 +244,20 @@ test('a run in which not one step was applied is no success, also over a resume'
   await t.throwsAsync(run(options()), { code: 'ERR_CFT_DIVERGED', message });
 });
 
-test('a failed checkpoint leaves the earlier ones', async (t) => {
+test('a failed checkpoint leaves the earlier ones and says so', async (t) => {
   const folder = temporaryFolder(t);
   const trainer = new FakeTrainer();
   let saves = 0;
   const save = trainer.saveState.bind(trainer);
   trainer.saveState = async (path) => {
-    if (++saves === 2) throw new Error('no space left on device');
+    if (++saves === 2) throw new CftError('ERR_CFT_IO', `cannot write ${path}: No space left on device`);
     await save(path);
   };
-  await t.throwsAsync(run(makeOptions(folder, trainer)), { message: /no space/ });
+  await t.throwsAsync(run(makeOptions(folder, trainer)), {
+    code: 'ERR_CFT_IO',
+    message:
+      /writing the checkpoint of step 6 failed: cannot write .*trainer\.safetensors: No space left.*; the last good checkpoint, .*step-3, is kept; go on with --resume/,
+  });
   t.deepEqual(checkpointsIn(folder), ['step-3']);
   t.true(existsSync(join(folder, 'checkpoints', 'step-3', 'state.json')));
 });

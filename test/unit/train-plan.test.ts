@@ -1,6 +1,6 @@
 import test from 'ava';
 import { Random } from '../../lib/random.js';
-import { packStep } from '../../lib/train/batches.js';
+import { type BatchLimits, packStep } from '../../lib/train/batches.js';
 import type { TrainingExample } from '../../lib/train/examples.js';
 import { batchOfStep, planTraining } from '../../lib/train/plan.js';
 import { learningRateAt, makeSchedule } from '../../lib/train/schedule.js';
@@ -73,6 +73,8 @@ test('the rate rises over the warm-up, reaches its peak once, falls, and is neve
   t.is(learningRateAt(makeSchedule('linear', 2, 0, 50), 25), 1);
   t.is(learningRateAt(makeSchedule('constant', 2, 0, 50), 49), 2);
   t.true(learningRateAt(makeSchedule('cosine', 2, 1, 50), 49) <= 2);
+  t.is(makeSchedule('cosine', 2, { steps: 7 }, 50).warmupSteps, 7);
+  t.is(makeSchedule('cosine', 2, { steps: 70 }, 50).warmupSteps, 50);
 });
 
 test('packing keeps the order, offsets the positions and divides by N of the step', (t) => {
@@ -106,6 +108,29 @@ test('micro-batches respect the token limit; a longer sequence makes one of its 
     (b) => b.dropoutCounter,
   );
   t.is(new Set(counters).size, 3);
+});
+
+test('which responses a step has, and every weight in it, do not depend on the size of the micro-batches', (t) => {
+  const plan = planTraining({ responses: 24, batchSize: 8, epochs: 2, seed: 3 });
+  const examples = Array.from({ length: 24 }, (_, i) =>
+    example(
+      5 + i,
+      Array.from({ length: 1 + (i % 4) }, (_, j) => j),
+    ),
+  );
+  const terms = (limits: BatchLimits): number[][] =>
+    Array.from({ length: plan.steps }, (_, step) => {
+      const members = Array.from(batchOfStep(plan, step), (index) => examples[index]!);
+      return packStep(members, step, limits, 'step').batches.flatMap(({ tokenIds, targets, weights }) => [
+        ...tokenIds,
+        ...targets,
+        ...weights,
+      ]);
+    }).map((all) => all.sort((a, b) => a - b));
+  const whole = terms({ microBatchTokens: 1e6 });
+  t.deepEqual(terms({ microBatchTokens: 1 }), whole);
+  t.deepEqual(terms({ microBatchTokens: 40 }), whole);
+  t.deepEqual(terms({ microBatchTokens: 1e6, microBatchSequences: 3 }), whole);
 });
 
 test('the loss weights of 8x1 and 2x4 are the same under step and sequence', (t) => {

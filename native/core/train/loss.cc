@@ -65,6 +65,7 @@ HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::T
         at::log_softmax(forward_head(model, hidden.narrow(0, begin, count), hooks), 1);
     append(scores.nll, -log_probs.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
     append(scores.entropies, -(log_probs.exp() * log_probs).sum(1));
+    append(scores.correct, log_probs.argmax(1).eq(targets.narrow(0, begin, count)));
   }
   return scores;
 }

@@ -25,6 +25,7 @@ HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden
 struct HeadScores {
   std::vector<float> nll;        // (M), nats
   std::vector<float> entropies;  // (M), nats, of the whole distribution
+  std::vector<float> correct;    // (M), 1 where the target is the most probable token, else 0
 };
 
 // The same rows, forward only.
