@@ -1,6 +1,11 @@
 /** What a training run ends with on standard output. */
-import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
-import { describeComparison } from '../report/report.js';
+import {
+  type Comparison,
+  describeComparison,
+  type EvalSummary,
+  type Evaluation,
+  type TrainResult,
+} from '../index.js';
 import { count, counted, duration, percent, savingsText, shortPath, textTable } from './format.js';
 import { nextAfterTrain } from './next.js';
 
