@@ -30,7 +30,7 @@ export function contentSecurityPolicy(live: boolean): string {
 }
 
 const pack = (data: ReportData): string =>
-  deflateRawSync(JSON.stringify(data), { level: 8 }).toString('base64');
+  deflateRawSync(JSON.stringify(data), { level: 6 }).toString('base64');
 
 /** Data in the page, as `unpack` in the viewer reads them. */
 function assemble(data: ReportData, packed: string, live: boolean): string {
@@ -67,28 +67,32 @@ function withoutContinuations(
   }));
 }
 
-/** Ever less of the data, until it fits: first the long texts that few people open, then the last responses. */
-function* smaller(data: ReportData): Generator<ReportData> {
+/** Ever less of the data, as long as it does not fit: first the long texts that few people open, then responses. */
+function* smaller(data: ReportData): Generator<ReportData, void, number> {
   const note = (text: string): string[] => [...data.notes, text];
-  const hasContinuations = data.responses.some(({ alternatives }) => alternatives.some((a) => a.length > 6));
-  let responses = data.responses;
-  if (hasContinuations) {
-    yield {
-      ...data,
-      responses: withoutContinuations(responses, (weight) => weight > 0),
-      notes: note('To keep the page small, continuations are shown at critical tokens only.'),
-    };
-    responses = withoutContinuations(responses, () => false);
-    yield {
-      ...data,
-      responses,
-      notes: note('To keep the page small, continuations were left out; annotations.jsonl has them.'),
-    };
+  let less = data;
+  const keep = (notes: string[], is: (weight: number) => boolean): ReportData => ({
+    ...data,
+    responses: withoutContinuations(data.responses, is),
+    notes,
+  });
+  yield data;
+  if (data.responses.some(({ alternatives }) => alternatives.some((row) => row.length > 6))) {
+    yield keep(
+      note('To keep the page small, continuations are shown at critical tokens only.'),
+      (weight) => weight > 0,
+    );
+    less = keep(
+      note('To keep the page small, continuations were left out; annotations.jsonl has them.'),
+      () => false,
+    );
+    yield less;
   }
-  for (let length = responses.length; length > 1; ) {
-    length = Math.floor(length * 0.8);
-    const left = data.responsesLeft + data.responses.length - length;
-    yield { ...data, responses: responses.slice(0, length), responsesLeft: left };
+  for (let { length } = less.responses; length > 0; ) {
+    // What is over the limit tells how many to try next.
+    const over = yield { ...less, responses: less.responses.slice(0, length) };
+    length = Math.min(length - 1, Math.floor((0.97 * length) / over));
+    less = { ...less, responsesLeft: data.responsesLeft + data.responses.length - length };
   }
 }
 
@@ -98,12 +102,16 @@ function* smaller(data: ReportData): Generator<ReportData> {
  */
 export function renderPage(data: ReportData, { live = false, limit = mostBytes } = {}): string {
   const room = limit - assemble(data, '', live).length;
-  let packed = pack(data);
-  let shown = data;
-  for (const less of smaller(data)) {
-    if (packed.length <= room) break;
-    shown = less;
-    packed = pack(less);
+  const tries = smaller(data);
+  let next = tries.next(1);
+  for (;;) {
+    const shown = next.value ?? {
+      ...data,
+      responses: [],
+      responsesLeft: data.responsesLeft + data.responses.length,
+    };
+    const packed = pack(shown);
+    if (packed.length <= room || next.done) return assemble(shown, packed, live);
+    next = tries.next(packed.length / room);
   }
-  return assemble(shown, packed, live);
 }

@@ -11,6 +11,7 @@ export interface Theme {
   colors: readonly string[];
   text: string;
   muted: string;
+  background: string;
   font: string;
   fontSize: number;
 }
@@ -47,10 +48,14 @@ function plot(options: Plot.PlotOptions, { theme, width, document }: ChartSettin
     width,
     marginLeft: 52,
     marginRight: 16,
+    marginBottom: 38,
     className: 'plot',
     style: style as unknown as string,
     ...(document && { document }),
     ...options,
+    // Not every font has arrows.
+    x: { labelArrow: 'none', labelAnchor: 'center', labelOffset: 34, ...options.x },
+    y: { labelArrow: 'none', ...options.y },
   });
   for (const element of drawn.querySelectorAll('style')) element.remove();
   return drawn;
@@ -141,7 +146,7 @@ function drawGains(gains: Gains, setting: ChartSetting): Element {
   const longest = Math.max(...gains.rows.map(({ name }) => name.length));
   return plot(
     {
-      height: 46 + kindsShown * (18 + 24 * gains.rows.length),
+      height: 54 + kindsShown * (18 + 24 * gains.rows.length),
       marginLeft: Math.min(160, 24 + longest * theme.fontSize * 0.58),
       marginRight: kindsShown > 1 ? 74 : 24,
       marginTop: 12,
@@ -178,6 +183,8 @@ function drawGains(gains: Gains, setting: ChartSetting): Element {
           text: (point: { value: number }) => point.value.toFixed(1),
           dy: -11,
           fill: theme.text,
+          stroke: theme.background,
+          strokeWidth: 3,
         }),
         ...(interactive
           ? [
@@ -213,7 +220,6 @@ function drawBars(shares: Sites['byKind'], xLabel: string, overall: number, sett
   return plot(
     {
       height: 210,
-      marginBottom: 38,
       ariaLabel: `Share of critical tokens by ${xLabel}`,
       x: {
         label: xLabel,
@@ -238,8 +244,10 @@ function drawBars(shares: Sites['byKind'], xLabel: string, overall: number, sett
           text: (value: number) => `all: ${value.toFixed(1)} %`,
           frameAnchor: 'right',
           textAnchor: 'end',
-          dy: -8,
+          dy: -9,
           fill: theme.text,
+          stroke: theme.background,
+          strokeWidth: 4,
         }),
         Plot.ruleY([0], { stroke: theme.muted }),
         ...(interactive
@@ -263,7 +271,7 @@ function drawStages(stages: ReportData['costs']['stages'], setting: ChartSetting
   const longest = Math.max(...stages.map(({ name }) => name.length));
   return plot(
     {
-      height: 44 + 22 * stages.length,
+      height: 60 + 22 * stages.length,
       marginLeft: Math.min(170, 16 + longest * theme.fontSize * 0.56),
       marginRight: 92,
       ariaLabel: 'Seconds of each stage',

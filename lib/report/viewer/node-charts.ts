@@ -8,6 +8,7 @@ const theme: Theme = {
   colors: ['#0072b2', '#d55e00', '#00805d', '#b14d83'],
   text: '#1b1b1b',
   muted: '#63635f',
+  background: '#fff',
   font: 'KaTeX_SansSerif, sans-serif',
   fontSize: 13,
 };

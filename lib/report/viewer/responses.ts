@@ -237,26 +237,21 @@ export class Responses {
       if (key === 'Escape') target.blur();
       return;
     }
-    const done =
-      key === '/'
-        ? (this.#search.focus(), true)
-        : key === '?'
-          ? (this.#help.showModal(), true)
-          : key === 'j' || key === 'k'
-            ? this.#step(key === 'j' ? 1 : -1)
-            : this.#tokenKey(key, target);
-    if (done) event.preventDefault();
+    if (key === '/') this.#search.focus();
+    else if (key === '?') this.#help.showModal();
+    else if (key === 'j' || key === 'k') this.#step(key === 'j' ? 1 : -1);
+    else if (!this.#tokenKey(key, target)) return;
+    event.preventDefault();
   }
 
   /** To the next or previous response. */
-  #step(by: number): boolean {
+  #step(by: number): void {
     const at = this.#cards.findIndex(({ element }) => element.contains(document.activeElement));
     const next = at < 0 ? 0 : at + by;
     if (next >= this.#cards.length) this.#grow();
     const card = this.#cards[next];
     card?.focus(card.position);
     card?.element.scrollIntoView({ block: 'nearest' });
-    return card !== undefined;
   }
 
   #tokenKey(key: string, target: EventTarget | null): boolean {

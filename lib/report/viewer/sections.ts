@@ -7,6 +7,7 @@ const theme: Theme = {
   colors: ['var(--blue)', 'var(--orange)', 'var(--green)', 'var(--pink)'],
   text: 'var(--text)',
   muted: 'var(--muted)',
+  background: 'var(--background)',
   font: 'inherit',
   fontSize: 12,
 };
