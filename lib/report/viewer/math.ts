@@ -34,10 +34,10 @@ function typeset(source: string, display: boolean): HTMLElement | undefined {
   }
 }
 
-export const hasMath = (text: string): boolean => {
-  formula.lastIndex = 0;
-  return formula.test(text);
-};
+/** A regular expression with `g` remembers where it stopped; this one does not. */
+const anyFormula = new RegExp(formula.source);
+
+export const hasMath = (text: string): boolean => anyFormula.test(text);
 
 /** Text and formulas in their order. */
 export function mathText(text: string): (Node | string)[] {

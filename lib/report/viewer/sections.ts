@@ -155,7 +155,12 @@ export function sections(data: ReportData, onToken: (text: string) => void): HTM
         'gains',
         'What was gained',
         ...gains.map((one, i) =>
-          h('div.beside', {}, h('div', {}, gainsTable(one), comparisons(one)), figures([charts[i]!])),
+          h(
+            'div.beside',
+            {},
+            h('div', {}, h('div.wide', {}, gainsTable(one)), comparisons(one)),
+            figures([charts[i]!]),
+          ),
         ),
       ),
     );
