@@ -231,3 +231,38 @@ check('a damaged page says so instead of staying empty', async (t) => {
   await page.waitForSelector('.status');
   t.regex((await page.locator('.status').textContent())!, /cannot be drawn/);
 });
+
+check('a page that is served follows its run, and keeps what was searched and opened', async (t) => {
+  t.timeout(120_000);
+  const run = makeRun(t);
+  const controller = new AbortController();
+  t.teardown(() => controller.abort());
+  let ended: Promise<unknown> = Promise.resolve();
+  const url = await new Promise<string>((resolve) => {
+    ended = report({ run, watch: true, signal: controller.signal, onListening: resolve });
+    ended.catch(() => {});
+  });
+  const browser = await launchBrowser();
+  t.teardown(() => browser.close());
+  const page = await browser.newPage();
+  const found = complaints(page);
+  const listening = page.waitForResponse(`${url}events`);
+  await page.goto(url);
+  await page.waitForSelector('.response');
+  await listening;
+  await page.getByLabel('Search').fill('tom');
+  await page.locator('.tokens .t.l3').first().click();
+  writeFileSync(join(run, 'eval/after/summary.json'), readFileSync(join(run, 'eval/before/summary.json')));
+  await page.locator('h1', { hasText: '60.0 % → 60.0 %' }).waitFor();
+  t.is(await page.locator('h1').textContent(), 'cft: 60.0 % → 60.0 % (better)');
+  t.is(await page.locator('.response').count(), 1);
+  t.true(await page.locator('.counterfactual').isVisible());
+  t.is(await page.locator('#gains').count(), 1);
+  t.deepEqual(
+    found.filter((one) => !one.startsWith(`request ${url}`)),
+    [],
+  );
+  await browser.close();
+  controller.abort();
+  await t.throwsAsync(ended, { name: 'AbortError' });
+});
