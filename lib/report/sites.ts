@@ -55,7 +55,8 @@ export class SiteCounter {
     const tokens = sum((share) => share.tokens);
     if (tokens === 0) return undefined;
     const frequent = [...this.#texts.values()]
-      .filter(({ critical }) => critical > 0)
+      // A token without text is a part of a character.
+      .filter(({ critical, text }) => critical > 0 && text !== '')
       .sort((a, b) => b.critical - a.critical || a.tokens - b.tokens || (a.text < b.text ? -1 : 1))
       .slice(0, mostFrequent);
     const byPosition = this.#positions.filter((place) => place.tokens > 0);

@@ -34,6 +34,7 @@ export interface Chart {
 }
 
 const dashes = ['', '6 3', '2 3', '8 3 2 3'];
+const symbols = ['circle', 'diamond', 'square', 'triangle'];
 
 /** Without the style element, which the page's policy refuses; viewer.css has what it says. */
 function plot(options: Plot.PlotOptions, { theme, width, document }: ChartSetting): Element {
@@ -67,6 +68,20 @@ interface LinePoint {
   series: string;
 }
 
+/** Height of a curve's area in pixels, roughly. */
+const plotHeight = 160;
+
+/** Labels at the ends of the lines, moved up where they would lie on each other. */
+function apart(ends: readonly LinePoint[], gap: number): (LinePoint & { at: number })[] {
+  let last = Number.NEGATIVE_INFINITY;
+  return [...ends]
+    .sort((a, b) => a.value! - b.value!)
+    .map((end) => {
+      last = Math.max(end.value!, last + gap);
+      return { ...end, at: last };
+    });
+}
+
 function drawCurve({ series, yLabel }: Curve, setting: ChartSetting): Element {
   const { theme, interactive } = setting;
   const names = series.map(({ name }) => name);
@@ -75,8 +90,11 @@ function drawCurve({ series, yLabel }: Curve, setting: ChartSetting): Element {
   );
   const good = points.filter(({ value }) => value !== null);
   const colorOf = (name: string): string => theme.colors[names.indexOf(name) % theme.colors.length]!;
+  const colorIn = (point: LinePoint): string => colorOf(point.series);
+  const symbolIn = (point: LinePoint): string => symbols[names.indexOf(point.series) % symbols.length]!;
   const ends = names.map((name) => good.findLast((point) => point.series === name)!);
   const high = Math.max(...good.map(({ value }) => value!));
+  const labelled = apart(ends, (1.15 * theme.fontSize * Math.max(high, 1e-12)) / plotHeight);
   const tiny = high > 0 && high < 0.01;
   const labels = names.some((name) => name !== '');
   return plot(
@@ -100,17 +118,20 @@ function drawCurve({ series, yLabel }: Curve, setting: ChartSetting): Element {
               stroke: colorOf(name),
               strokeWidth: 2,
               strokeDasharray: dashes[i % dashes.length]!,
-              ...(good.length / series.length <= 40 && { marker: i % 2 === 0 ? 'dot' : 'circle-stroke' }),
             },
           ),
         ),
+        // Many steps would hide the line.
+        ...(good.length / series.length <= 40
+          ? [Plot.dot(good, { x: 'step', y: 'value', fill: colorIn, symbol: symbolIn, r: 3.2 })]
+          : []),
         ...(labels
           ? [
-              Plot.text(ends, {
+              Plot.text(labelled, {
                 x: 'step',
-                y: 'value',
+                y: 'at',
                 text: 'series',
-                fill: (point: LinePoint) => colorOf(point.series),
+                fill: colorIn,
                 textAnchor: 'start',
                 dx: 8,
                 fontWeight: 600,
@@ -220,12 +241,13 @@ function drawBars(shares: Sites['byKind'], xLabel: string, overall: number, sett
   return plot(
     {
       height: 210,
+      marginRight: 6.2 * theme.fontSize,
       ariaLabel: `Share of critical tokens by ${xLabel}`,
       x: {
         label: xLabel,
         domain: all.map(({ name }) => name),
         ...(many && {
-          tickFormat: (name: string) => (width < 460 ? name.replace(/–.*/, '') : name.replace(' %', '')),
+          tickFormat: (name: string) => (width < 560 ? name.replace(/–.*/, '') : name.replace(' %', '')),
         }),
       },
       y: { label: 'critical (% of tokens)', grid: true, nice: true, ticks: 5, zero: true },
@@ -243,11 +265,9 @@ function drawBars(shares: Sites['byKind'], xLabel: string, overall: number, sett
           y: (value: number) => value,
           text: (value: number) => `all: ${value.toFixed(1)} %`,
           frameAnchor: 'right',
-          textAnchor: 'end',
-          dy: -9,
+          textAnchor: 'start',
+          dx: 5,
           fill: theme.text,
-          stroke: theme.background,
-          strokeWidth: 4,
         }),
         Plot.ruleY([0], { stroke: theme.muted }),
         ...(interactive
