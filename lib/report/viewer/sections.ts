@@ -104,7 +104,7 @@ function comparisons({ comparisons: all }: Gains): HTMLElement | undefined {
         h(
           'li',
           { class: verdict.split(' ')[0]! },
-          `${verdictMarks[verdict] ?? '='} ${name}, ${kind}: ${text}`,
+          `${verdictMarks[verdict] ?? '='} ${name}, ${kind}: ${text.replace(/p ([<=]) /, 'p\u00a0$1\u00a0')}`,
         ),
       ),
     ),
