@@ -24,6 +24,8 @@ export { type LoadEvent, type LoadOptions, loadModel } from './model/load.js';
 export type { Model, RolloutsOptions, StreamedToken } from './model/model.js';
 export type { FinishedRollout, Rollout, RolloutBranch, RolloutRequest } from './model/rollouts.js';
 export type { Tokenizer } from './model/tokenizer.js';
+export { describeComparison } from './report/describe.js';
+export { type ReportOptions, type ReportResult, report } from './report/report.js';
 export type { Run } from './run.js';
 export type { StrategyName } from './strategies/names.js';
 export type { TrainEvent, TrainStage } from './train/events.js';

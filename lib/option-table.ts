@@ -11,6 +11,7 @@ export const commands = [
   'eval',
   'generate',
   'verify',
+  'report',
   'bench',
   'doctor',
   'setup',
@@ -79,13 +80,20 @@ const common = {
   threads: { kind: 'integer', on: loading, min: 1, max: 1024, describe: 'CPU threads (default: all cores)' },
   output: {
     kind: 'string',
-    on: data,
+    on: [...data, 'report'],
     aliases: ['output-dir'],
     pattern: { matches: /./, expected: 'a path' },
     describe: 'Run folder (default: a new runs/<time>)',
+    describeOn: { report: 'The page (default: report.html in the run folder)' },
   },
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },
-  limit: { kind: 'integer', on: batched, min: 1, describe: 'Use only the first N questions' },
+  limit: {
+    kind: 'integer',
+    on: [...batched, 'report'],
+    min: 1,
+    describe: 'Use only the first N questions',
+    describeOn: { report: 'Show only the first N responses (default: 200)' },
+  },
 } as const satisfies Record<string, OptionSpec>;
 
 const questions = {
@@ -493,6 +501,35 @@ const benchmark = {
   },
 } as const satisfies Record<string, OptionSpec>;
 
+const report = {
+  run: {
+    kind: 'string',
+    on: ['report'],
+    pattern: { matches: /./, expected: 'a path' },
+    describe: 'Run folder; the word after the command (default: the newest in runs/)',
+  },
+  watch: {
+    kind: 'boolean',
+    on: ['report'],
+    default: false,
+    describe: 'Serve the page on this machine and keep it up to date while the run goes on',
+  },
+  port: {
+    kind: 'integer',
+    on: ['report'],
+    default: 0,
+    min: 0,
+    max: 65535,
+    describe: 'Port of --watch on 127.0.0.1; 0: a free one',
+  },
+  charts: {
+    kind: 'boolean',
+    on: ['report'],
+    default: false,
+    describe: 'Also write the charts as PNG and SVG files into charts/ in the run folder',
+  },
+} as const satisfies Record<string, OptionSpec>;
+
 const setup = {
   flavour: {
     kind: 'string',
@@ -510,6 +547,7 @@ export const optionTable = {
   ...annotation,
   ...training,
   ...evaluation,
+  ...report,
   ...benchmark,
   ...setup,
 };
@@ -524,6 +562,7 @@ export const optionGroups: Readonly<Record<string, readonly string[]>> = {
   Annotation: Object.keys(annotation),
   Training: Object.keys(training),
   Evaluation: Object.keys(evaluation),
+  Report: Object.keys(report),
   Measuring: Object.keys(benchmark),
   Building: Object.keys(setup),
 };

@@ -21,7 +21,7 @@ export interface CommandLine {
 }
 
 /** Commands that take a text without a flag, and the option that it stands for. */
-const positionals: Partial<Record<Command, string>> = { generate: 'prompt', bench: 'suite' };
+const positionals: Partial<Record<Command, string>> = { generate: 'prompt', bench: 'suite', report: 'run' };
 
 const badUsage = (message: string): CftError => new CftError('ERR_CFT_BAD_OPTION', message);
 

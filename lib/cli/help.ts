@@ -55,6 +55,13 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
       ['$0 verify --data predictions.jsonl --answer-field gold', 'From a file'],
     ],
   },
+  report: {
+    describe: 'One self-contained page about a run: critical tokens, curves, costs, evaluation',
+    examples: [
+      ['$0 report runs/my-run', 'Writes report.html into the run folder'],
+      ['$0 report runs/my-run --watch', 'Serves it on this machine while the run goes on'],
+    ],
+  },
   bench: {
     describe: 'Measure counterfactual rollouts, beside other programs on request, into a file of rows',
     examples: [
@@ -138,7 +145,7 @@ function makeParser(): Argv {
 
 /** Help of one command. */
 export function commandHelp(command: Command): Promise<string> {
-  const positional = { generate: ' [prompt]', bench: ' rollouts' }[command as string] ?? '';
+  const positional = { generate: ' [prompt]', bench: ' rollouts', report: ' [run]' }[command as string] ?? '';
   return addOptions(makeParser(), command)
     .usage(`$0 ${command}${positional} [options]\n\n${about[command].describe}`)
     .epilogue(examples(command))

@@ -32,6 +32,7 @@ export class Narrator {
   #stage: { name: string; start: number } | undefined;
   #trunks = { done: 0, correct: 0 };
   #steps = 0;
+  #downloading: string | undefined;
 
   constructor(view: View) {
     this.#view = view;
@@ -40,8 +41,24 @@ export class Narrator {
   #finishStage(text: string): void {
     if (this.#stage === undefined) return;
     const seconds = (performance.now() - this.#stage.start) / 1000;
-    this.#view.line(`${stages[this.#stage.name]}: ${text} (${duration(seconds)})`);
+    const { paint } = this.#view;
+    this.#view.line(
+      `${paint('bold', stages[this.#stage.name] ?? this.#stage.name)}: ${text} ${paint('dim', `(${duration(seconds)})`)}`,
+    );
     this.#stage = undefined;
+  }
+
+  /** Models of the hub come before the first stage. */
+  #download({ model, file, receivedBytes, totalBytes }: Extract<AnyEvent, { type: 'download' }>): void {
+    if (this.#downloading !== model) {
+      this.#downloading = model;
+      this.#view.start(`download of ${model}`);
+    }
+    const megabytes = (bytes: number): string => count(bytes / 1e6);
+    this.#view.bar(
+      totalBytes > 0 ? receivedBytes / totalBytes : 0,
+      `${megabytes(receivedBytes)}/${megabytes(totalBytes)} MB, ${file}`,
+    );
   }
 
   #trunksDone(): void {
@@ -99,7 +116,13 @@ export class Narrator {
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
         break;
       case 'warning':
-        this.#view.line(`warning: ${event.message}`);
+        this.#view.line(`${this.#view.paint('yellow', 'warning')}: ${event.message}`);
+        break;
+      case 'note':
+        this.#view.line(event.message);
+        break;
+      case 'download':
+        this.#download(event);
         break;
       case 'annotated':
       case 'done':

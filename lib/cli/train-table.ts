@@ -1,6 +1,12 @@
 /** What a training run ends with on standard output. */
-import type { Comparison, EvalSummary, Evaluation, TrainResult } from '../index.js';
-import { describeComparison } from '../report/report.js';
+import {
+  type Comparison,
+  describeComparison,
+  type EvalSummary,
+  type Evaluation,
+  type TrainResult,
+} from '../index.js';
+import type { Painter } from './color.js';
 import { count, counted, duration, percent, savingsText, shortPath, textTable } from './format.js';
 import { nextAfterTrain } from './next.js';
 
@@ -31,12 +37,20 @@ function accuracies({ before, trained, baseline }: TrainResult): string[] {
   ];
 }
 
-function comparisons({ trained, baseline, againstBaseline }: TrainResult): string[] {
+/** The verdict in its colour; the words say it as well. */
+function painted(comparison: Comparison, paint: Painter): string {
+  const text = describeComparison(comparison);
+  const { verdict } = comparison;
+  if (verdict !== 'better' && verdict !== 'worse') return text;
+  return text.slice(0, -verdict.length) + paint(verdict === 'better' ? 'green' : 'red', verdict);
+}
+
+function comparisons({ trained, baseline, againstBaseline }: TrainResult, paint: Painter): string[] {
   const rows: string[][] = [];
   const add = (name: string, pair: { greedy: Comparison; sampled?: Comparison } | undefined): void => {
     if (pair === undefined) return;
-    rows.push([name, `greedy   ${describeComparison(pair.greedy)}`]);
-    if (pair.sampled) rows.push(['', `sampled  ${describeComparison(pair.sampled)}`]);
+    rows.push([name, `greedy   ${painted(pair.greedy, paint)}`]);
+    if (pair.sampled) rows.push(['', `sampled  ${painted(pair.sampled, paint)}`]);
   };
   add(`${trained.strategy} against before`, trained.change);
   add(`${baseline?.strategy} against before`, baseline?.change);
@@ -80,12 +94,12 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
 }
 
 /** The table, the verdicts, the costs, where things are and what to type next. */
-export function trainTable(result: TrainResult): string {
+export function trainTable(result: TrainResult, paint: Painter): string {
   const { trained, report, before } = result;
   const next = nextAfterTrain(result);
   return [
     ...accuracies(result),
-    ...comparisons(result),
+    ...comparisons(result, paint),
     ...costs(result),
     `model        ${shortPath(trained.model)}`,
     `report       ${shortPath(report)}`,

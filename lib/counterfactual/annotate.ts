@@ -1,7 +1,7 @@
 /** `annotate`: from a model and questions to a run folder with trunks, verdicts and critical tokens. */
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
-import { loadModel } from '../model/load.js';
+import { loadModel, tellDownloads } from '../model/load.js';
 import { branchesFor, type Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
@@ -166,7 +166,11 @@ async function work(given: AnnotateOptions, emit: Emit): Promise<AnnotateResult>
   const loaded =
     typeof given.model === 'object'
       ? undefined
-      : await loadModel(options.model, { ...loadOptions(options), signal });
+      : await loadModel(options.model, {
+          ...loadOptions(options),
+          signal,
+          onProgress: tellDownloads(emit),
+        });
   try {
     const model = loaded ?? (given.model as Model);
     const stage = await annotationStageOptions({ model, questions, options, verifier, folder, signal });

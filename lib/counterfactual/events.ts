@@ -1,4 +1,5 @@
 /** What an annotation run tells while it works. */
+import type { HubEvent } from '../model/hub.js';
 import type { Verdict } from '../types.js';
 import type { AnnotationSummary } from './summary.js';
 
@@ -51,6 +52,8 @@ export type AnnotateEvent =
       /** With `rollouts`. */
       savings?: Savings;
     }
+  /** Before `start`, where the model comes from the hub. */
+  | HubEvent
   | { type: 'done'; summary: AnnotationSummary };
 
 export type Emit = (event: AnnotateEvent) => void;

@@ -3,7 +3,8 @@ import { basename, extname } from 'node:path';
 import { promptsOf } from '../counterfactual/rollout-model.js';
 import { type QuestionSource, readQuestions } from '../data/questions.js';
 import { CftError } from '../errors.js';
-import { loadModel } from '../model/load.js';
+import type { HubEvent } from '../model/hub.js';
+import { loadModel, tellDownloads } from '../model/load.js';
 import { branchesFor, Model } from '../model/model.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
@@ -35,6 +36,8 @@ export type EvaluateEvent =
       dtype: string;
       questions: number;
     }
+  /** Before `start`, where the model comes from the hub. */
+  | HubEvent
   | EvalStageEvent<'eval'>;
 
 export interface EvaluateResult {
@@ -92,7 +95,10 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
   const loaded =
     given.model instanceof Model
       ? undefined
-      : await loadModel(options.model, { device, dtype, threads, revision, signal });
+      : await loadModel(options.model, {
+          ...{ device, dtype, threads, revision, signal },
+          onProgress: tellDownloads(emit),
+        });
   try {
     const model = loaded ?? (given.model as Model);
     // A question that does not fit is found before the folder is begun.

@@ -304,3 +304,8 @@ export async function resolveHubModel(id: HubId, options: HubOptions = {}): Prom
     return cached;
   }
 }
+
+/** The folder of a hub model that the cache holds as a whole; undefined where it does not. Asks nobody. */
+export async function cachedHubModel(id: HubId): Promise<string | undefined> {
+  return cachedSnapshot(await repositoryFolder(id), id);
+}

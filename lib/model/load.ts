@@ -41,6 +41,13 @@ export interface LoadOptions {
   onProgress?: ((event: LoadEvent) => void) | undefined;
 }
 
+/** For `onProgress`: passes on what is heard of the hub. */
+export const tellDownloads =
+  (emit: (event: HubEvent) => void) =>
+  (event: LoadEvent): void => {
+    if (event.type !== 'load') emit(event);
+  };
+
 /** Lies at the same place seen from lib/model and from dist/model. */
 const embeddedFolder = fileURLToPath(new URL('../../models/embedded', import.meta.url));
 

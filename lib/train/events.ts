@@ -2,6 +2,7 @@
 import type { AnnotateEvent, Savings } from '../counterfactual/events.js';
 import type { AnnotationSummary } from '../counterfactual/summary.js';
 import type { EvalStageEvent } from '../eval/events.js';
+import type { HubEvent } from '../model/hub.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { LoopEvent } from './loop.js';
 
@@ -56,6 +57,8 @@ export type TrainEvent =
   | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
   | { type: 'saved'; strategy: StrategyName; path: string }
   | { type: 'warning'; message: string }
+  /** Before `start`, where the model comes from the hub. */
+  | HubEvent
   | { type: 'done'; report: string };
 
 export type EmitTrain = (event: TrainEvent) => void;

@@ -11,7 +11,7 @@ import { type EvalStageResult, runEvaluationStage } from '../eval/stage.js';
 import { loadModel } from '../model/load.js';
 import { branchesFor, type Model } from '../model/model.js';
 import { embeddedFolder } from '../preset.js';
-import { writeReport } from '../report/report.js';
+import { writeRunReport } from '../report/report.js';
 import type { RunFolder } from '../run-folder.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { AnnotationRecord, Question } from '../types.js';
@@ -198,7 +198,7 @@ export class TrainingRun {
       ...(example && { example }),
       seconds: this.#watch.seconds,
     };
-    writeReport(report, { result, options, records, tokenizer: this.#base.tokenizer });
+    await writeRunReport(report, { result, records, tokenizer: this.#base.tokenizer });
     this.#watch.stop();
     writeResult(this.#folder.file('result.json'), result);
     this.#emit({ type: 'done', report });

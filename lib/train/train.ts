@@ -4,7 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { promptsOf } from '../counterfactual/rollout-model.js';
-import { loadModel } from '../model/load.js';
+import { loadModel, tellDownloads } from '../model/load.js';
 import type { Model } from '../model/model.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
@@ -50,6 +50,7 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       threads: options.threads,
       revision: options.revision,
       signal,
+      onProgress: tellDownloads(emit),
     }));
   try {
     const data = await readTrainData(inputs, base.config.vocabSize, signal);

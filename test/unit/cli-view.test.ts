@@ -1,4 +1,7 @@
+import { WriteStream } from 'node:tty';
+import { stripVTControlCharacters } from 'node:util';
 import test from 'ava';
+import { painterOf } from '../../lib/cli/color.js';
 import { count, duration, shellQuoted, textTable } from '../../lib/cli/format.js';
 import { Narrator } from '../../lib/cli/narrate.js';
 import { View } from '../../lib/cli/view.js';
@@ -117,4 +120,44 @@ test('the narrator ends each stage with what came of it', (t) => {
     'warning: look out',
     'training: 3 steps (t)',
   ]);
+});
+
+test('colours are for terminals that have them; the bar keeps its width', (t) => {
+  let written = '';
+  const stream = { write: (text: string) => (written += text), isTTY: true, columns: 60 };
+  const view = new View({ ...stream, hasColors: () => true });
+  view.start('work');
+  view.progress(half);
+  t.true(written.includes('\u001b[36m█████\u001b[39m'));
+  t.is(stripVTControlCharacters(written).length, 59);
+  for (const plain of [{ isTTY: true }, { isTTY: true, hasColors: () => false }, { hasColors: () => true }])
+    t.is(painterOf(plain)('red', 'x'), 'x');
+});
+
+test('a terminal that does not know its width is taken for one of 80 columns', (t) => {
+  let written = '';
+  const view = new View({ write: (text) => (written += text), isTTY: true, columns: 0 });
+  view.start('work');
+  view.progress(half);
+  t.is(written.length, 79);
+});
+
+test('a terminal with NO_COLOR has no colours, by the word of Node', (t) => {
+  const depth = (env: Record<string, string>): number => WriteStream.prototype.getColorDepth(env);
+  t.true(depth({ TERM: 'xterm-256color' }) > 1);
+  t.is(depth({ TERM: 'xterm-256color', NO_COLOR: '1' }), 1);
+  t.is(depth({ TERM: 'dumb' }), 1);
+});
+
+test('a download is told by its bytes, notes by their text', (t) => {
+  const { view, text } = makeView(true);
+  const narrator = new Narrator(view);
+  const event = { type: 'download', model: 'org/m', file: 'model.safetensors', totalBytes: 4e9 } as const;
+  narrator.tell({ ...event, receivedBytes: 1e9 });
+  narrator.tell({ ...event, receivedBytes: 2e9 });
+  narrator.tell({ type: 'note', message: 'from the cache' });
+  const [first, second, note] = text().split('\r\u001b[2K');
+  t.regex(first!, /^download of org\/m +█{3}░{7} +25 % +1,000\/4,000/);
+  t.regex(second!, /50 % +2,000\/4,000/);
+  t.is(note, 'from the cache\n');
 });

@@ -1,184 +1,343 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+/** The report as data: from the run folder, tolerant of what is missing, and into one page. */
+import { createHash } from 'node:crypto';
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { inflateRawSync } from 'node:zlib';
 import test from 'ava';
 import type { Comparison } from '../../lib/eval/comparison.js';
-import type { EvalSummary } from '../../lib/eval/summary.js';
-import { lineChart } from '../../lib/report/chart.js';
-import { escapeHtml, html } from '../../lib/report/html.js';
-import { describeComparison, renderReport } from '../../lib/report/report.js';
-import { type ReportTokenizer, responseHtml } from '../../lib/report/tokens.js';
-import type { TrainedModel, TrainResult } from '../../lib/train/result.js';
-import { readResult, writeResult } from '../../lib/train/result.js';
-import type { AnnotationRecord } from '../../lib/types.js';
+import { RunReader } from '../../lib/report/collect.js';
+import { curvesOf } from '../../lib/report/curves.js';
+import type { ReportData } from '../../lib/report/data.js';
+import { describeComparison } from '../../lib/report/describe.js';
+import { findTokenizer } from '../../lib/report/find-tokenizer.js';
+import { escapeHtml } from '../../lib/report/html.js';
+import { renderPage } from '../../lib/report/page.js';
+import { kindOf, SiteCounter } from '../../lib/report/sites.js';
+import { idTokenizer, piecesOf, type ReportTokenizer, shownResponse } from '../../lib/report/tokens.js';
 import { temporaryFolder } from '../helpers/fixtures.js';
+import {
+  attack,
+  embeddedTokenizer,
+  makeRecord,
+  makeRun,
+  responses,
+  runRecord,
+  writeAll,
+} from '../helpers/report-run.js';
 
-/** Token ids are characters. */
-const tokenizer: ReportTokenizer = {
-  decode: (ids) => String.fromCharCode(...ids),
-  stream: () => ({ push: (id) => String.fromCharCode(id), flush: () => '' }),
-};
-const ids = (text: string): number[] => [...text].map((c) => c.charCodeAt(0));
-const attack = `<script>alert("1")</script><img src=x onerror='y'>&`;
+const tokenizer = embeddedTokenizer;
+const read = (folder: string, limit?: number): Promise<ReportData> =>
+  new RunReader(folder, { tokenizer, limit }).read();
 
-const record: AnnotationRecord = {
-  id: attack,
-  question: attack,
-  answer: attack,
-  response: attack,
-  prompt_token_ids: [1],
-  response_token_ids: ids('a<b'),
-  end_token_id: 2,
-  logprobs: [-0.1, -0.5, -0.01],
-  critical_mask: [0, 1, 0],
-  alternatives: [
-    { position: 1, rank: 2, token_id: 62, logprob: Math.log(0.25), verdict: 'incorrect', extracted: attack },
-    { position: 1, rank: 3, token_id: 34, logprob: Math.log(0.125), verdict: 'truncated' },
-  ],
-  rollouts: 2,
-};
-
-const summary = (accuracy: number): EvalSummary => ({
-  n: 200,
-  samples: 1,
-  temperature: 0,
-  accuracy,
-  accuracyCi95: [accuracy - 0.05, accuracy + 0.05],
-  accuracyStderr: 0.03,
-  majAtK: accuracy,
-  passAtK: { 1: accuracy },
-  distinctShare: 1,
-  meanResponseTokens: 50,
-  truncated: 0,
-  meanEntropy: 0.2,
-  entropyResponses: 64,
-});
-
-const comparison: Comparison = {
-  method: 'mcnemar-exact',
-  n: 200,
-  difference: 0.05,
-  differenceCi95: [-0.01, 0.11],
-  pValue: 0.123,
-  verdict: 'no difference detected',
-};
-
-function makeResult(output: string): TrainResult {
-  const trained = (strategy: 'cft' | 'sft', accuracy: number): TrainedModel => ({
-    strategy,
-    learningRate: 1e-4,
-    responses: 120,
-    selectedShare: 0.2,
-    model: join(output, 'model'),
-    steps: 3,
-    skippedSteps: 0,
-    firstLoss: 1,
-    lastLoss: 0.5,
-    tokens: 100,
-    selectedTokens: 20,
-    seconds: 2,
-    heldOutSeconds: 0,
-    evaluation: { greedy: summary(accuracy) },
-    change: { greedy: comparison },
-  });
-  return {
-    output,
-    report: join(output, 'report.html'),
-    model: attack,
-    strategy: 'cft',
-    seed: 0,
-    evaluatedOn: 'test',
-    before: { greedy: summary(0.6) },
-    trained: trained('cft', 0.65),
-    baseline: trained('sft', 0.62),
-    againstBaseline: { greedy: comparison },
-    seconds: { 'eval-before': 1.5, train: 2 },
-  };
+/** The data that a page holds. */
+function dataIn(page: string): ReportData {
+  const packed = /<script type="application\/octet-stream" id="data">([^<]*)<\/script>/.exec(page)![1]!;
+  return JSON.parse(inflateRawSync(Buffer.from(packed, 'base64')).toString('utf8')) as ReportData;
 }
 
-function render(output: string): string {
-  const line = (step: number): string =>
-    JSON.stringify({
-      step,
-      epoch: step,
-      loss: 1 / step,
-      tokens: 9,
-      selected_tokens: 3,
-      tokens_per_second: 5,
-    });
-  mkdirSync(join(output, 'baseline-sft'), { recursive: true });
-  for (const folder of [output, join(output, 'baseline-sft')])
-    writeFileSync(join(folder, 'metrics.jsonl'), `${[1, 2, 3].map(line).join('\n')}\n`);
-  const options = { system: attack, epochs: 3, learningRate: undefined };
-  return renderReport({ result: makeResult(output), options, records: [record], tokenizer });
-}
-
-test('everything from data, options and model is escaped', (t) => {
-  const page = render(temporaryFolder(t));
-  t.notRegex(page, /<script|<img/);
-  t.true(page.includes(escapeHtml(attack)));
-  // Once as id, question, answer and model, once in a tooltip, once in an option.
-  t.true(page.split(escapeHtml(attack)).length - 1 >= 6);
-  t.is(escapeHtml('\u0000\u001b[31m'), '\ufffd\ufffd[31m');
-});
-
-test('the page loads and runs nothing', (t) => {
-  const page = render(temporaryFolder(t));
-  t.true(page.includes(`content="default-src 'none'; style-src 'unsafe-inline'"`));
-  const own = page.replaceAll(escapeHtml(attack), '');
-  t.notRegex(own, /\b(src|href|action|data)=|url\(|@import|\bon\w+="/);
-});
-
-test('it shows the head line, both strategies, the verdicts, the curves and the options', (t) => {
-  const page = render(temporaryFolder(t));
-  t.regex(page, /<h1>cft: 60\.0 % → 65\.0 % greedy \(no difference detected\)<\/h1>/);
-  t.regex(page, /after sft<\/th>\s*<td class="n">62\.0 %<\/td><td>57\.0 % to 67\.0 %/);
-  t.regex(page, /cft against sft, greedy: \+5\.0 points \(-1\.0 to \+11\.0\), p = 0\.123: no difference/);
-  t.is(page.split('<polyline').length - 1, 2);
-  t.regex(page, /--epochs<\/th><td>3/);
-  t.notRegex(page, /--learning-rate/);
-});
-
-test('critical tokens are marked, with what was tried', (t) => {
-  const { text } = responseHtml(record, tokenizer);
-  t.is(text.split('<mark').length - 1, 1);
-  t.regex(text, /<mark[^>]*>&lt;<\/mark>/);
-  t.regex(text, /2: &quot;&gt;&quot; 25\.0 % → incorrect/);
-  t.regex(text, /3: &quot;\\&quot;&quot; 12\.5 % → truncated/);
-  t.regex(text, /1 of 3 tokens critical/);
-});
-
-test('characters that need several tokens are shown with the last of them', (t) => {
-  const decoder = {
-    ...tokenizer,
-    stream: () => ({ push: (id: number) => (id === 97 ? '' : 'é'), flush: () => '' }),
-  };
-  t.regex(responseHtml(record, decoder).text, /<span[^>]*><\/span><mark[^>]*>é<\/mark>/);
-});
-
-test('a chart leaves out what is not finite and needs two points', (t) => {
-  const series = (ys: number[]) => [{ name: 'a', className: 'first', points: ys.map((y, x) => ({ x, y })) }];
-  t.is(lineChart(series([1]), 'x', 'y'), undefined);
-  const chart = lineChart(series([1, Number.NaN, 3]), 'x', 'y')!.text;
-  t.is(/points="([^"]*)"/.exec(chart)![1]!.split(' ').length, 2);
-  t.notRegex(chart, /NaN/);
-});
-
-test('lists and numbers render, undefined does not', (t) => {
-  t.is(html`<p>${[html`<b>${1}</b>`, '<', undefined]}</p>`.text, '<p><b>1</b>&lt;</p>');
-});
-
-test('comparisons say their interval, p-value and verdict', (t) => {
+test('a finished run shows what was gained, its curves, costs, sites and responses', async (t) => {
+  const data = await read(makeRun(t));
+  t.is(data.title, 'cft: 60.0 % → 70.0 % (better)');
+  t.is(data.subtitle, 'embedded · float32 on cpu · seed 7 · evaluated on test (400 questions)');
+  const [gains] = data.gains;
+  t.deepEqual(
+    gains!.rows.map(({ name, greedy, sampled }) => [name, greedy?.value, sampled?.value]),
+    [
+      ['before', 0.6, 0.4],
+      ['after cft', 0.7, 0.45],
+      ['after sft', 0.65, undefined],
+    ],
+  );
+  t.is(gains!.samples, 2);
+  t.deepEqual(
+    gains!.comparisons.map(({ name, verdict }) => `${name}: ${verdict}`),
+    ['cft against before: better', 'sft against before: better', 'cft against sft: no difference detected'],
+  );
+  t.deepEqual(
+    data.curves.map(({ id, series }) => [id, series.map(({ name }) => name)]),
+    [
+      ['loss', ['cft', 'sft']],
+      ['probe-loss', ['cft, critical', 'cft, other', 'sft, critical', 'sft, other']],
+      ['entropy', ['cft, critical', 'cft, other', 'sft, critical', 'sft, other']],
+      ['validation-accuracy', ['cft', 'sft']],
+      ['learning-rate', ['']],
+      ['gradient-norm', ['cft', 'sft']],
+    ],
+  );
+  // Step 3 was not finite, step 4 had no selected token: the line breaks there.
+  t.deepEqual(data.curves[0]!.series[0]!.points.slice(1, 5), [
+    [2, 0.5],
+    [3, null],
+    [4, null],
+    [5, 0.2],
+  ]);
+  t.deepEqual(
+    data.costs.stages.map(({ name, share }) => [name, share]),
+    [
+      ['trunks', 0.1],
+      ['rollouts', 0.6],
+      ['train', 0.3],
+    ],
+  );
+  const saved = Object.fromEntries(data.costs.saved);
+  // 40 of them, each of what the other 100 took beside the trunks.
+  const trunkTokens = responses.reduce((sum, one) => sum + makeRecord(one).response_token_ids.length, 0);
   t.is(
-    describeComparison({ ...comparison, pValue: 1e-9, verdict: 'better', differenceCi95: [0.01, 0.11] }),
-    '+5.0 points (+1.0 to +11.0), p < 0.001: better',
+    saved.waves,
+    `40 rollouts, about ${Math.round((40 * (5000 - trunkTokens)) / 100).toLocaleString('en')} tokens`,
+  );
+  t.is(saved.drafts, '7 tokens of 9 tried');
+  t.is(data.responses.length, 4);
+  t.is(data.responses[0]!.pieces.join(''), responses[0]!.response);
+  t.true(data.options.some(([flag, value]) => flag === '--batch-size' && value === '16'));
+});
+
+test('a run with nothing but its record can be shown; each missing file leaves out its part', async (t) => {
+  const folder = temporaryFolder(t);
+  writeAll(folder, { 'run.json': JSON.stringify(runRecord({ status: 'failed', error: 'no disk' })) });
+  const data = await read(folder);
+  t.like(data, { title: 'cft: failed', error: 'no disk', gains: [], curves: [], responses: [] });
+  t.is(data.sites, undefined);
+  t.deepEqual(data.costs, { rows: [], saved: [], stages: [] });
+  t.true(renderPage(data).includes('cft: failed'));
+});
+
+test('damaged and foreign lines are passed over, and no file is changed', async (t) => {
+  const folder = makeRun(t);
+  const path = join(folder, 'metrics.jsonl');
+  const text =
+    '{"step": 1, "loss": 2}\nnot JSON\n[1]\n{"step": 2, "loss": 1, "later": {"a": 1}}\n{"step": 3, "lo';
+  writeFileSync(path, text);
+  const { curves } = await read(folder);
+  t.deepEqual(curves[0]!.series[0]!.points, [
+    [1, 2],
+    [2, 1],
+  ]);
+  t.is(curves.find(({ id }) => id === 'gradient-norm')?.series.length, 1);
+  t.is(readFileSync(path, 'utf8'), text);
+});
+
+test('what is no run folder is refused with what was expected', (t) => {
+  const folder = temporaryFolder(t);
+  const open = (): unknown => new RunReader(folder, { tokenizer });
+  t.throws(open, { code: 'ERR_CFT_BAD_DATA', message: /expected a run folder with run\.json.*, found none/ });
+  writeFileSync(join(folder, 'run.json'), '{"format": "other"}');
+  t.throws(open, { message: /found format "other"/ });
+});
+
+test('while a run goes on, its journal is followed; the final file takes its place', async (t) => {
+  const folder = temporaryFolder(t);
+  const journal = join(folder, 'annotations.journal.jsonl');
+  const line = (i: number): string =>
+    `${JSON.stringify({ type: 'annotation', index: i, record: makeRecord(responses[i]!) })}\n`;
+  writeAll(folder, {
+    'run.json': JSON.stringify(runRecord({ status: 'running' })),
+    'stages.json': '{"trunks": 1, "rollouts": 2}',
+    'responses.jsonl': '{"verdict": "correct", "response_token_ids": [1]}\n{"verdict": "incorrect"}\n',
+    'annotations.journal.jsonl': `${line(1)}{"type": "trunks", "seconds": 1}\n${line(0).slice(0, 50)}`,
+  });
+  const reader = new RunReader(folder, { tokenizer });
+  const first = await reader.read();
+  t.deepEqual(
+    first.responses.map(({ id }) => id),
+    ['math'],
+  );
+  t.deepEqual(first.progress, [
+    ['stage', 'rollouts'],
+    ['responses', '2 of 10, 1 correct'],
+    ['annotated', '1 of 1'],
+  ]);
+  const { stamp } = reader;
+  appendFileSync(journal, line(0).slice(50));
+  t.not(reader.stamp, stamp);
+  t.deepEqual(
+    (await reader.read()).responses.map(({ id }) => id),
+    ['math', 'plain'],
+  );
+  writeFileSync(
+    join(folder, 'annotations.jsonl'),
+    [0, 1, 3].map((i) => `${JSON.stringify(makeRecord(responses[i]!))}\n`).join(''),
+  );
+  rmSync(journal);
+  const last = await reader.read();
+  t.deepEqual(
+    last.responses.map(({ id }) => id),
+    ['plain', 'math', 'bytes'],
+  );
+  t.is(last.sites!.responses, 3);
+});
+
+test('an evaluation alone is shown by its own name', async (t) => {
+  const folder = temporaryFolder(t);
+  const one = { n: 50, samples: 4, temperature: 1, accuracy: 0.5, accuracy_ci95: [0.4, 0.6] };
+  writeAll(folder, {
+    'run.json': JSON.stringify(runRecord({ command: 'eval', options: {} })),
+    'summary.json': JSON.stringify({ gsm8k: one, svamp: { ...one, samples: 1, temperature: 0 } }),
+  });
+  const { title, gains } = await read(folder);
+  t.is(title, '50.0 % (40.0 % to 60.0 %) of 50 questions');
+  t.deepEqual(
+    gains.map(({ evaluatedOn, rows }) => [evaluatedOn, Object.keys(rows[0]!)]),
+    [
+      ['gsm8k', ['name', 'sampled']],
+      ['svamp', ['name', 'greedy']],
+    ],
   );
 });
 
-test('result.json is in snake_case and reads back as it was', (t) => {
-  const folder = temporaryFolder(t);
-  const path = join(folder, 'result.json');
-  t.is(readResult(path), undefined);
-  const result = makeResult(folder);
-  writeResult(path, result);
-  t.deepEqual(readResult(path), result);
+test('the page holds all data, and nothing of them outside of escaped text', async (t) => {
+  const data = { ...(await read(makeRun(t))), title: attack, subtitle: attack };
+  const page = renderPage(data);
+  t.deepEqual(dataIn(page), JSON.parse(JSON.stringify(data)));
+  t.false(page.includes(attack));
+  t.is(page.split(escapeHtml(attack)).length - 1, 3);
+  t.is(escapeHtml('\u0000\u001b[31m'), '\ufffd\ufffd[31m');
+});
+
+test('its policy allows its own script and style by their hashes, and no connection', async (t) => {
+  const data = await read(makeRun(t));
+  const page = renderPage(data);
+  const policy = /http-equiv="Content-Security-Policy" content="([^"]*)"/
+    .exec(page)![1]!
+    .replaceAll('&#39;', "'");
+  const hash = (pattern: RegExp): string =>
+    `'sha256-${createHash('sha256').update(pattern.exec(page)![1]!).digest('base64')}'`;
+  t.regex(policy, /^default-src 'none'; /);
+  t.true(policy.includes(`script-src ${hash(/<script>([\s\S]*?)<\/script>/)};`));
+  t.true(policy.includes(`style-src ${hash(/<style>([\s\S]*?)<\/style>/)};`));
+  t.notRegex(policy, /unsafe|connect-src|https?:/);
+  t.regex(policy, /require-trusted-types-for 'script'/);
+  t.true(renderPage(data, { live: true }).includes('connect-src &#39;self&#39;'));
+});
+
+test('200 long responses with their rollouts stay below 5 MB; continuations go first, then responses', async (t) => {
+  const made = Array.from({ length: 200 }, (_, i) => ({
+    id: `r${i}`,
+    question: `How many? ${i}`,
+    answer: '1',
+    response: Array.from({ length: 30 }, (_, k) => `Step ${k}: we add ${i * k} and ${k * 7} to it.`).join(
+      ' ',
+    ),
+  }));
+  const data = await read(makeRun(t, made));
+  const page = renderPage(data);
+  t.log(`${(page.length / 1e6).toFixed(2)} MB`);
+  t.true(Buffer.byteLength(page) < 5_000_000);
+  t.is(dataIn(page).responses.length, 200);
+  const withNotes = (limit: number): ReportData => dataIn(renderPage(data, { limit }));
+  const small = withNotes(page.length - 1);
+  t.regex(small.notes.at(-1)!, /continuations/);
+  const smaller = withNotes(1_000_000);
+  t.true(smaller.responses.length < 200 && smaller.responses.length > 0);
+  t.is(smaller.responses.length + smaller.responsesLeft, 200);
+  t.is(smaller.responses[0]!.alternatives[0]!.length, 6);
+});
+
+test('--limit shows the first responses and counts over all', async (t) => {
+  const data = await read(makeRun(t), 1);
+  t.is(data.responses.length, 1);
+  t.is(data.responsesLeft, 3);
+  t.is(data.sites!.responses, 4);
+});
+
+test('critical tokens are counted by place, kind and text', (t) => {
+  const counter = new SiteCounter();
+  const record = { ...makeRecord(responses[0]!), critical_mask: [1, 0, 1, 0] };
+  counter.add(record, [' 12', '+', ' so', '.']);
+  counter.add({ ...record, critical_mask: [1, 0, 0, 0] }, ['12', '+', ' so', '.']);
+  const sites = counter.sites!;
+  t.like(sites, { responses: 2, tokens: 8, critical: 3 });
+  t.deepEqual(sites.byKind, [
+    { name: 'digit', tokens: 2, critical: 2 },
+    { name: 'operator', tokens: 2, critical: 0 },
+    { name: 'word', tokens: 2, critical: 1 },
+    { name: 'other', tokens: 2, critical: 0 },
+  ]);
+  t.deepEqual(
+    sites.byPosition.map(({ name, critical }) => [name, critical]),
+    [
+      ['0–10 %', 2],
+      ['20–30 %', 0],
+      ['50–60 %', 1],
+      ['70–80 %', 0],
+    ],
+  );
+  t.deepEqual(sites.frequent, [
+    { text: '12', kind: 'digit', tokens: 2, critical: 2 },
+    { text: 'so', kind: 'word', tokens: 2, critical: 1 },
+  ]);
+  t.is(new SiteCounter().sites, undefined);
+  t.deepEqual([' 7.', 'x', '×', ' =', '\n', '.', 'é', '½'].map(kindOf), [
+    'digit',
+    'word',
+    'operator',
+    'operator',
+    'other',
+    'other',
+    'word',
+    'digit',
+  ]);
+});
+
+test('characters that need several tokens are shown with the last of them', (t) => {
+  const decoder: ReportTokenizer = {
+    ...idTokenizer,
+    stream: () => ({ push: (id: number) => (id === 97 ? '' : 'é'), flush: () => '!' }),
+  };
+  t.deepEqual(piecesOf(decoder, [97, 98]), ['', 'é!']);
+  t.deepEqual(piecesOf(decoder, []), []);
+  const { response_token_ids: ids } = makeRecord(responses[3]!);
+  t.is(piecesOf(tokenizer, ids).join(''), responses[3]!.response);
+});
+
+test('alternatives become rows with their verdicts, and continuations where they were kept', (t) => {
+  const record = makeRecord(responses[0]!, false);
+  const [first] = shownResponse(record, [], tokenizer).alternatives;
+  t.deepEqual(first, [0, 2, tokenizer.decode([record.alternatives[0]!.token_id]), -2, 1, '42']);
+  t.is(shownResponse(makeRecord(responses[0]!), [], tokenizer).alternatives[0]!.length, 7);
+});
+
+test('without the tokenizer of the run tokens are shown by their ids, and a note says so', async (t) => {
+  const found = await findTokenizer('/nowhere', runRecord());
+  t.deepEqual(found.notes, []);
+  const model = { name: 'org/absent', tokenizer_sha256: 'other' };
+  const missing = await findTokenizer('/nowhere', runRecord({ model }));
+  t.regex(missing.notes[0]!, /tokenizer of org\/absent is not on this machine/);
+  t.is(missing.tokenizer.decode([5, 6], { skipSpecialTokens: false }), '‹5›‹6›');
+  const changed = await findTokenizer(
+    '/nowhere',
+    runRecord({ model: { name: 'embedded', tokenizer_sha256: 'x' } }),
+  );
+  t.is(changed.notes.length, 1, 'another tokenizer would show wrong texts');
+});
+
+test('curves need two points; the learning rate is shown once where strategies share it', (t) => {
+  const line = (step: number) => ({ step, loss: 1, learning_rate: step });
+  t.deepEqual(curvesOf([{ strategy: 'cft', lines: [line(1)] }]), []);
+  const lines = [line(1), line(2)];
+  const both = curvesOf([
+    { strategy: 'cft', lines },
+    { strategy: 'sft', lines },
+  ]);
+  t.deepEqual(
+    both.map(({ id, series }) => [id, series.length]),
+    [
+      ['loss', 2],
+      ['learning-rate', 1],
+    ],
+  );
+  t.regex(both[0]!.note!, /cannot be compared/);
+});
+
+test('comparisons say their interval, p-value and verdict', (t) => {
+  const comparison: Comparison = {
+    method: 'mcnemar-exact',
+    n: 200,
+    difference: 0.05,
+    differenceCi95: [0.01, 0.11],
+    pValue: 1e-9,
+    verdict: 'better',
+  };
+  t.is(describeComparison(comparison), '+5.0 points (+1.0 to +11.0), p < 0.001: better');
+  t.regex(describeComparison({ ...comparison, pValue: 0.123 }), /p = 0\.123/);
 });

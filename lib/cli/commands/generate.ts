@@ -1,8 +1,10 @@
 import { text } from 'node:stream/consumers';
-import { CftError, loadModel } from '../../index.js';
+import { CftError, type LoadEvent, loadModel } from '../../index.js';
 import { type ResolvedOptions, resolveOptions } from '../../options.js';
 import { embeddedPreset } from '../../preset.js';
+import { Narrator } from '../narrate.js';
 import type { CommandContext, CommandFunction } from '../program.js';
+import { View } from '../view.js';
 
 function resolve(given: Record<string, unknown>): ResolvedOptions<'generate'> {
   const embedded = given.model === undefined || given.model === 'embedded';
@@ -38,7 +40,13 @@ export const generateCommand: CommandFunction = async (given, { signal, json }: 
   const options = resolve(given);
   const prompt = await readPrompt(options.prompt);
   const { device, dtype, threads, revision, raw, samples } = options;
-  await using model = await loadModel(options.model, { device, dtype, threads, revision, signal });
+  const view = new View();
+  const narrator = new Narrator(view);
+  const onProgress = (event: LoadEvent): void => {
+    if (event.type !== 'load' && !json) narrator.tell(event);
+  };
+  const loading = { device, dtype, threads, revision, signal, onProgress };
+  await using model = await loadModel(options.model, loading).finally(() => view.end());
   const ids = raw ? model.tokenizer.encode(prompt) : model.promptFor(prompt, options);
   const { maxNewTokens, temperature, topP, seed } = options;
   const sampling = { maxNewTokens, temperature, topP, seed, signal };
