@@ -1,16 +1,16 @@
 /**
  * Whether two expressions with variables are the same function: evaluated at seeded random points, which finds any
- * difference with near certainty (Schwartz and Zippel). Rational functions are evaluated exactly, modulo a prime of 61
+ * difference with near certainty (Schwartz and Zippel). Rational functions are evaluated exactly, modulo a prime of 26
  * bits; roots, powers with variables and functions in complex doubles.
  */
 import { Complex } from 'complex.js';
 import { Random } from '../random.js';
 import { evaluate } from './evaluate.js';
 import type { Node } from './expression.js';
-import type { Rational } from './rational.js';
-import { toNumber } from './rational.js';
+import { type Rational, toNumber } from './rational.js';
 
-const prime = (1n << 61n) - 1n;
+/** The largest below 2^26, so that products are exact in doubles. */
+const prime = 67108859;
 /** Points for rational functions, and for the others. */
 const exactPoints = 3;
 const realPoints = 10;
@@ -20,25 +20,36 @@ const imaginary = 'i';
 const relativeTolerance = 1e-9;
 const cancellation = 1e-13;
 
-const modulo = (value: bigint): bigint => {
-  const rest = value % prime;
-  return rest < 0n ? rest + prime : rest;
+const modulo = (value: bigint): number => {
+  const rest = Number(value % BigInt(prime));
+  return rest < 0 ? rest + prime : rest;
 };
 
-function powerModulo(base: bigint, exponent: bigint): bigint {
-  let result = 1n;
+function powerModulo(base: number, exponent: bigint): number {
+  let result = 1;
   let square = base;
-  for (let rest = exponent; rest > 0n; rest >>= 1n) {
-    if (rest & 1n) result = (result * square) % prime;
+  // Fermat: the exponent counts modulo prime - 1; a base of 0 has no whole power but 0 and 1.
+  let rest = exponent === 0n ? 0 : Number(exponent % BigInt(prime - 1)) || prime - 1;
+  for (; rest > 0; rest = Math.floor(rest / 2)) {
+    if (rest % 2 === 1) result = (result * square) % prime;
     square = (square * square) % prime;
   }
   return result;
 }
 
-const inverse = (value: bigint): bigint | undefined =>
-  value === 0n ? undefined : powerModulo(value, prime - 2n);
+/** By Euclid's algorithm; undefined for 0. */
+function inverse(value: number): number | undefined {
+  if (value === 0) return undefined;
+  let [a, b, x, y] = [value, prime, 1, 0];
+  while (b !== 0) {
+    const quotient = Math.floor(a / b);
+    [a, b, x, y] = [b, a - quotient * b, y, x - quotient * y];
+  }
+  return x < 0 ? x + prime : x;
+}
 
-function residueOfRational({ numerator, denominator }: Rational): bigint | undefined {
+function residueOfRational({ numerator, denominator }: Rational): number | undefined {
+  if (denominator === 1n) return modulo(numerator);
   const below = inverse(modulo(denominator));
   return below === undefined ? undefined : (modulo(numerator) * below) % prime;
 }
@@ -122,7 +133,7 @@ export function hasVariable(node: Node): boolean {
 }
 
 /** Value of a rational function at a point modulo the prime; undefined at a pole. */
-function residue(node: Node, point: Point<bigint>): bigint | undefined {
+function residue(node: Node, point: Point<number>): number | undefined {
   switch (node.kind) {
     case 'number':
       return residueOfRational(node.value);
@@ -148,13 +159,13 @@ function residue(node: Node, point: Point<bigint>): bigint | undefined {
     }
     case 'negate': {
       const value = residue(node.operand, point);
-      return value === undefined ? undefined : modulo(-value);
+      return value === undefined ? undefined : (prime - value) % prime;
     }
     case 'degree':
       return residue(node.operand, point);
     case 'percent': {
       const value = residue(node.operand, point);
-      return value === undefined ? undefined : (value * (inverse(100n) as bigint)) % prime;
+      return value === undefined ? undefined : (value * (inverse(100) as number)) % prime;
     }
     case 'apply': {
       const exact = evaluate(node)?.exact;
@@ -165,10 +176,10 @@ function residue(node: Node, point: Point<bigint>): bigint | undefined {
 
 function fold(
   nodes: readonly Node[],
-  point: Point<bigint>,
-  step: (a: bigint, b: bigint) => bigint,
-): bigint | undefined {
-  let total: bigint | undefined;
+  point: Point<number>,
+  step: (a: number, b: number) => number,
+): number | undefined {
+  let total: number | undefined;
   for (const node of nodes) {
     const value = residue(node, point);
     if (value === undefined) return undefined;
@@ -275,7 +286,10 @@ class ComplexEvaluation {
         return new Complex(exact.numerator % 2n === 0n ? size : -size, 0);
       }
     }
-    return base.pow(this.of(exponentNode));
+    const power = base.pow(this.of(exponentNode));
+    // Underflow hides differences.
+    if (power.abs() === 0 && base.abs() > 0) this.peak = Infinity;
+    return power;
   }
 
   #apply(name: string, operands: readonly Node[]): Complex {
@@ -318,7 +332,6 @@ function sampleAt(node: Node, point: Point<number>): Sample | undefined {
   const evaluation = new ComplexEvaluation(point);
   const value = evaluation.of(node);
   const size = value.abs();
-  // Underflow hides differences.
   const isUsable = Number.isFinite(size) && Number.isFinite(evaluation.peak) && (size === 0 || size > 1e-200);
   return isUsable ? { value, peak: evaluation.peak } : undefined;
 }
@@ -332,15 +345,24 @@ function agree(a: Sample, b: Sample): boolean {
   return a.value.sub(b.value).abs() <= tolerance;
 }
 
-/** Values of two expressions at the points where both have one; undefined where an expression cannot be evaluated. */
-function samplePairs(a: Node, b: Node): [Sample, Sample][] | undefined {
+/**
+ * Values of two expressions at the points where both have one, at most until `differ` says so of a pair of which both
+ * are real; undefined where an expression cannot be evaluated.
+ */
+function samplePairs(
+  a: Node,
+  b: Node,
+  differ: (left: Sample, right: Sample) => boolean = () => false,
+): [Sample, Sample][] | undefined {
   const pairs: [Sample, Sample][] = [];
   try {
     for (let index = 0; index < realPoints; index++) {
       const point = new Point(index, drawReal(index));
       const left = sampleAt(a, point);
-      const right = sampleAt(b, point);
-      if (left !== undefined && right !== undefined) pairs.push([left, right]);
+      const right = left && sampleAt(b, point);
+      if (left === undefined || right === undefined) continue;
+      pairs.push([left, right]);
+      if (isReal(left) && isReal(right) && differ(left, right)) return undefined;
     }
   } catch (error) {
     if (error === notEvaluated) return undefined;
@@ -352,26 +374,30 @@ function samplePairs(a: Node, b: Node): [Sample, Sample][] | undefined {
   return chosen.length >= 3 ? chosen : undefined;
 }
 
-function residuePairs(a: Node, b: Node): [bigint, bigint][] {
-  const pairs: [bigint, bigint][] = [];
-  for (let index = 0; index < 2 * exactPoints && pairs.length < exactPoints; index++) {
-    const point = new Point(index, (random) =>
-      modulo((BigInt(random.uint32()) << 32n) | BigInt(random.uint32())),
-    );
+/** Residues at the points where both have one. */
+function* residuePairs(a: Node, b: Node): Generator<[number, number]> {
+  for (let index = 0, found = 0; index < 2 * exactPoints && found < exactPoints; index++) {
+    const point = new Point(index, (random) => random.integer(prime));
     const left = residue(a, point);
-    const right = residue(b, point);
-    if (left !== undefined && right !== undefined) pairs.push([left, right]);
+    const right = left === undefined ? undefined : residue(b, point);
+    if (left === undefined || right === undefined) continue;
+    found++;
+    yield [left, right];
   }
-  return pairs;
 }
 
 /** True where both expressions have the same values, as functions of their variables. */
 export function identical(a: Node, b: Node): boolean {
   if (isRationalFunction(a) && isRationalFunction(b)) {
-    const pairs = residuePairs(a, b);
-    return pairs.length === exactPoints && pairs.every(([left, right]) => left === right);
+    let agreeing = 0;
+    for (const [left, right] of residuePairs(a, b)) {
+      if (left !== right) return false;
+      agreeing++;
+    }
+    return agreeing === exactPoints;
   }
-  return samplePairs(a, b)?.every(([left, right]) => agree(left, right)) ?? false;
+  const pairs = samplePairs(a, b, (left, right) => !agree(left, right));
+  return pairs?.every(([left, right]) => agree(left, right)) ?? false;
 }
 
 /**
@@ -380,13 +406,14 @@ export function identical(a: Node, b: Node): boolean {
  */
 export function signOfRatio(a: Node, b: Node): -1 | 0 | 1 {
   if (isRationalFunction(a) && isRationalFunction(b)) {
-    const pairs = residuePairs(a, b);
-    const [first] = pairs;
-    if (first === undefined || pairs.length < exactPoints || first[0] === 0n || first[1] === 0n) return 0;
-    const isConstant = pairs.every(
-      ([left, right]) => (left * first[1]) % prime === (right * first[0]) % prime && left !== 0n,
-    );
-    if (!isConstant) return 0;
+    const pairs: [number, number][] = [];
+    for (const pair of residuePairs(a, b)) {
+      const [first = pair] = pairs;
+      if (pair[0] === 0 || pair[1] === 0 || (pair[0] * first[1]) % prime !== (pair[1] * first[0]) % prime)
+        return 0;
+      pairs.push(pair);
+    }
+    if (pairs.length < exactPoints) return 0;
   }
   const ratios = samplePairs(a, b)
     ?.filter(([left, right]) => isReal(left) && isReal(right) && right.value.re !== 0)

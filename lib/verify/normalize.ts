@@ -118,7 +118,8 @@ class Tokenizer {
 
   /** `.5` and `.\overline{36}` */
   #isDecimalPoint(): boolean {
-    return isDigit(this.#text[this.#at + 1]) || this.#text.startsWith('\\overline{', this.#at + 1);
+    repeating.lastIndex = this.#at;
+    return isDigit(this.#text[this.#at + 1]) || repeating.test(this.#text);
   }
 
   #digits(): string {
