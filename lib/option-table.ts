@@ -11,6 +11,7 @@ export const commands = [
   'eval',
   'generate',
   'verify',
+  'overlap',
   'bench',
   'doctor',
   'setup',
@@ -85,17 +86,37 @@ const common = {
     describe: 'Run folder (default: a new runs/<time>)',
   },
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },
-  limit: { kind: 'integer', on: batched, min: 1, describe: 'Use only the first N questions' },
+  limit: {
+    kind: 'integer',
+    on: [...batched, 'overlap'],
+    min: 1,
+    describe: 'Use only the first N questions',
+    describeOn: { eval: 'Use only the first N questions, of each benchmark' },
+  },
 } as const satisfies Record<string, OptionSpec>;
 
 const questions = {
   data: {
     kind: 'string',
-    on: ['train', 'annotate', 'eval', 'verify'],
+    on: ['train', 'annotate', 'eval', 'verify', 'overlap'],
     describe: 'Questions: .jsonl, .json, .csv or .parquet',
-    describeOn: { verify: 'Predictions: JSON Lines with the field prediction (default: standard input)' },
+    describeOn: {
+      verify: 'Predictions: JSON Lines with the field prediction (default: standard input)',
+      overlap: 'Training questions: .jsonl, .json, .csv or .parquet',
+    },
   },
-  questionField: { kind: 'string', on: data, default: 'question', describe: 'Field that holds the question' },
+  benchmark: {
+    kind: 'list',
+    on: ['eval', 'overlap'],
+    aliases: ['tasks'],
+    describe: 'Benchmarks by name, or paper-11 for the eleven of the paper (docs/evaluation.md)',
+  },
+  questionField: {
+    kind: 'string',
+    on: [...data, 'overlap'],
+    default: 'question',
+    describe: 'Field that holds the question',
+  },
   answerField: {
     kind: 'string',
     on: ['train', 'annotate', 'eval', 'verify'],
@@ -376,6 +397,21 @@ const evaluation = {
     min: 0,
     max: 0.9,
     describe: 'Share of the questions kept out of training for the evaluation',
+  },
+  trainData: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'Questions that the model was trained on, to warn of those that are asked again',
+  },
+  against: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'Folder of a finished eval of another checkpoint on the same questions: a paired comparison',
+  },
+  trunks: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'annotations.jsonl or responses.jsonl: also the entropy along these fixed responses',
   },
   evalSamples: {
     kind: 'integer',

@@ -54,7 +54,11 @@ export interface RunRecord {
 }
 
 /** Options that say where things lie, not what is done; the content behind them is compared by its hash. */
-const mayDiffer = new Set(['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype']);
+const mayDiffer = new Set([
+  ...['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype'],
+  // Read after the responses are made, and of no influence on them.
+  ...['trainData', 'against', 'trunks'],
+]);
 
 /** Version of this package. */
 export const packageVersion: string = (

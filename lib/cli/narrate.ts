@@ -73,6 +73,9 @@ export class Narrator {
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
         break;
+      case 'benchmark':
+        this.#view.line(`${event.name}: ${counted(event.questions, 'question')}`);
+        break;
       case 'warning':
         this.#view.line(`warning: ${event.message}`);
         break;

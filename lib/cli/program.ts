@@ -35,6 +35,7 @@ const load: Record<Command, () => Promise<CommandFunction>> = {
   eval: async () => (await import('./commands/eval.js')).evalCommand,
   generate: async () => (await import('./commands/generate.js')).generateCommand,
   verify: async () => (await import('./commands/verify.js')).verifyCommand,
+  overlap: async () => (await import('./commands/overlap.js')).overlapCommand,
   bench: async () => (await import('./commands/bench.js')).benchCommand,
   doctor: async () => (await import('./commands/doctor.js')).doctorCommand,
   setup: async () => (await import('./commands/setup.js')).setupCommand,
