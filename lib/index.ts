@@ -10,15 +10,20 @@ export type { AnnotateResult } from './counterfactual/stage.js';
 export type { AnnotationSummary } from './counterfactual/summary.js';
 export type { QuestionInput, QuestionSource } from './data/questions.js';
 export { CftError, type CftErrorCode } from './errors.js';
-export type { Comparison, ComparisonVerdict } from './eval/comparison.js';
+export type { EvaluationComparisons } from './eval/against.js';
+export { benchmarkNames } from './eval/benchmarks.js';
+export type { AverageComparison, Comparison, ComparisonVerdict } from './eval/comparison.js';
+export type { Diversity } from './eval/diversity.js';
 export {
+  type EvaluatedSet,
   type EvaluateEvent,
   type EvaluateOptions,
   type EvaluateResult,
   evaluate,
 } from './eval/evaluate.js';
+export { findOverlaps, type OverlapOptions, type OverlapReport } from './eval/overlaps.js';
 export type { Prediction } from './eval/predictions.js';
-export type { EvalSummary } from './eval/summary.js';
+export type { EvalAverage, EvalSummary } from './eval/summary.js';
 export type { GenerateOptions, Generation } from './model/generation.js';
 export { type LoadEvent, type LoadOptions, loadModel } from './model/load.js';
 export type { Model, RolloutsOptions, StreamedToken } from './model/model.js';

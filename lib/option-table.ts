@@ -12,6 +12,7 @@ export const commands = [
   'generate',
   'verify',
   'report',
+  'overlap',
   'bench',
   'doctor',
   'setup',
@@ -89,21 +90,38 @@ const common = {
   resume: { kind: 'boolean', on: data, default: false, describe: 'Continue the run in --output' },
   limit: {
     kind: 'integer',
-    on: [...batched, 'report'],
+    on: [...batched, 'report', 'overlap'],
     min: 1,
     describe: 'Use only the first N questions',
-    describeOn: { report: 'Show only the first N responses (default: 200)' },
+    describeOn: {
+      report: 'Show only the first N responses (default: 200)',
+      eval: 'Use only the first N questions, of each benchmark',
+    },
   },
 } as const satisfies Record<string, OptionSpec>;
 
 const questions = {
   data: {
     kind: 'string',
-    on: ['train', 'annotate', 'eval', 'verify'],
+    on: ['train', 'annotate', 'eval', 'verify', 'overlap'],
     describe: 'Questions: .jsonl, .json, .csv or .parquet',
-    describeOn: { verify: 'Predictions: JSON Lines with the field prediction (default: standard input)' },
+    describeOn: {
+      verify: 'Predictions: JSON Lines with the field prediction (default: standard input)',
+      overlap: 'Training questions: .jsonl, .json, .csv or .parquet',
+    },
   },
-  questionField: { kind: 'string', on: data, default: 'question', describe: 'Field that holds the question' },
+  benchmark: {
+    kind: 'list',
+    on: ['eval', 'overlap'],
+    aliases: ['tasks'],
+    describe: 'Benchmarks by name, or paper-11 for the eleven of the paper (docs/evaluation.md)',
+  },
+  questionField: {
+    kind: 'string',
+    on: [...data, 'overlap'],
+    default: 'question',
+    describe: 'Field that holds the question',
+  },
   answerField: {
     kind: 'string',
     on: ['train', 'annotate', 'eval', 'verify'],
@@ -437,6 +455,21 @@ const evaluation = {
     kind: 'string',
     on: train,
     describe: 'Annotations for validation, instead of a share',
+  },
+  trainData: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'Questions that the model was trained on, to warn of those that are asked again',
+  },
+  against: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'Folder of a finished eval of another checkpoint on the same questions: a paired comparison',
+  },
+  trunks: {
+    kind: 'string',
+    on: ['eval'],
+    describe: 'annotations.jsonl or responses.jsonl: also the entropy along these fixed responses',
   },
   evalSamples: {
     kind: 'integer',

@@ -26,10 +26,14 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
     ],
   },
   eval: {
-    describe: 'Accuracy, pass@k, diversity and entropy of a model on a file of questions',
+    describe: 'Accuracy, pass@k, diversity and entropy of a model on benchmarks or a file of questions',
     examples: [
       ['$0 eval --model runs/my-run/model --data test.jsonl', 'Greedy accuracy'],
       ['$0 eval --data test.jsonl --samples 8 --temperature 1', 'Eight samples per question'],
+      [
+        '$0 eval --model runs/b/model --benchmark paper-11 --against runs/a-eval',
+        'The eleven benchmarks, beside another checkpoint',
+      ],
     ],
   },
   generate: {
@@ -60,6 +64,14 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
     examples: [
       ['$0 report runs/my-run', 'Writes report.html into the run folder'],
       ['$0 report runs/my-run --watch', 'Serves it on this machine while the run goes on'],
+    ],
+  },
+  overlap: {
+    describe:
+      'Questions that training data and benchmarks have in common, and those that a benchmark repeats',
+    examples: [
+      ['$0 overlap --data train.jsonl --benchmark gsm8k,math', 'A training file beside two benchmarks'],
+      ['$0 overlap --benchmark paper-11', 'The benchmarks among themselves'],
     ],
   },
   bench: {

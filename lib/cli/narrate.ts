@@ -115,6 +115,9 @@ export class Narrator {
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
         break;
+      case 'benchmark':
+        this.#view.line(`${event.name}: ${counted(event.questions, 'question')}`);
+        break;
       case 'warning':
         this.#view.line(`${this.#view.paint('yellow', 'warning')}: ${event.message}`);
         break;

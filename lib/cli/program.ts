@@ -36,6 +36,7 @@ const load: Record<Command, () => Promise<CommandFunction>> = {
   generate: async () => (await import('./commands/generate.js')).generateCommand,
   verify: async () => (await import('./commands/verify.js')).verifyCommand,
   report: async () => (await import('./commands/report.js')).reportCommand,
+  overlap: async () => (await import('./commands/overlap.js')).overlapCommand,
   bench: async () => (await import('./commands/bench.js')).benchCommand,
   doctor: async () => (await import('./commands/doctor.js')).doctorCommand,
   setup: async () => (await import('./commands/setup.js')).setupCommand,

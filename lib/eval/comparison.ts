@@ -1,13 +1,18 @@
-/** Whether two checkpoints differ on the same questions: paired, because most questions are easy or hard for both. */
+/**
+ * Whether two checkpoints differ on the same questions: paired, because most questions are easy or hard for both. All
+ * of it compares two checkpoints, never two methods: a method's runs differ by their seeds, which one pair of
+ * checkpoints does not show (docs/evaluation.md).
+ */
 import { Random } from '../random.js';
 import type { Prediction } from './predictions.js';
-import { type Interval, mcNemarExact } from './statistics.js';
+import { type Interval, mcNemarExact, mean } from './statistics.js';
 import { perQuestionAccuracy } from './summary.js';
 
 export type ComparisonVerdict = 'better' | 'worse' | 'no difference detected';
 
+/** Members with a question mark are missing in results of the first version. */
 export interface Comparison {
-  /** `mcnemar-exact` for one response per question, else `paired-bootstrap` over questions. */
+  /** What `pValue` is of: `mcnemar-exact` for one response per question, else `paired-bootstrap` over questions. */
   method: 'mcnemar-exact' | 'paired-bootstrap';
   n: number;
   /** Accuracy of the second minus that of the first. */
@@ -16,24 +21,35 @@ export interface Comparison {
   differenceCi95: Interval;
   /** Two-sided. */
   pValue: number;
+  /** Two-sided, by the paired bootstrap, whatever the method. */
+  bootstrapPValue?: number;
+  /** Questions that only one of the two got right; null for sampled responses. */
+  discordant?: { onlyFirst: number; onlySecond: number } | null;
   /** At the 5 % level; says nothing about differences too small to be seen with n questions. */
   verdict: ComparisonVerdict;
 }
 
 const resamples = 10_000;
 
-/** Percentile interval and two-sided p-value of the mean of paired differences, by resampling questions. */
+/**
+ * Percentile interval and two-sided p-value of the mean of paired differences, by resampling questions: a question's
+ * responses stay together. Of several sets each is resampled on its own, and all weigh the same.
+ */
 function pairedBootstrap(
-  differences: readonly number[],
+  strata: readonly (readonly number[])[],
   seed: number,
 ): { interval: Interval; pValue: number } {
-  const n = differences.length;
   const random = new Random('paired', seed);
   const means = new Float64Array(resamples);
   for (let r = 0; r < resamples; r++) {
-    let sum = 0;
-    for (let i = 0; i < n; i++) sum += differences[random.integer(n)]!;
-    means[r] = sum / n;
+    let total = 0;
+    for (const differences of strata) {
+      const n = differences.length;
+      let sum = 0;
+      for (let i = 0; i < n; i++) sum += differences[random.integer(n)]!;
+      total += sum / n;
+    }
+    means[r] = total / strata.length;
   }
   means.sort();
   const notAbove = means.filter((value) => value <= 0).length;
@@ -45,31 +61,66 @@ function pairedBootstrap(
   };
 }
 
+type Responses = readonly (readonly Prediction[])[];
+
+const differencesOf = (before: Responses, after: Responses): number[] => {
+  const first = perQuestionAccuracy(before);
+  return perQuestionAccuracy(after).map((value, i) => value - first[i]!);
+};
+
+const verdictOf = (pValue: number, difference: number): ComparisonVerdict =>
+  pValue >= 0.05 ? 'no difference detected' : difference > 0 ? 'better' : 'worse';
+
 /**
  * Compares `after` with `before`, response by response of the same questions in the same order.
  * @param before responses of each question; @param after the same questions.
  */
-export function comparePredictions(
-  before: readonly (readonly Prediction[])[],
-  after: readonly (readonly Prediction[])[],
-  seed: number,
-): Comparison {
-  const a = perQuestionAccuracy(before);
-  const b = perQuestionAccuracy(after);
-  const differences = b.map((value, i) => value - a[i]!);
-  const n = differences.length;
+export function comparePredictions(before: Responses, after: Responses, seed: number): Comparison {
+  const differences = differencesOf(before, after);
   const single = before.every((responses) => responses.length === 1) && after.every((r) => r.length === 1);
-  const { interval, pValue: bootstrapP } = pairedBootstrap(differences, seed);
-  const pValue = single
-    ? mcNemarExact(differences.filter((d) => d < 0).length, differences.filter((d) => d > 0).length)
-    : bootstrapP;
-  const difference = differences.reduce((sum, d) => sum + d, 0) / n;
+  const { interval, pValue: bootstrapPValue } = pairedBootstrap([differences], seed);
+  const discordant = single
+    ? {
+        onlyFirst: differences.filter((d) => d < 0).length,
+        onlySecond: differences.filter((d) => d > 0).length,
+      }
+    : null;
+  const pValue = discordant ? mcNemarExact(discordant.onlyFirst, discordant.onlySecond) : bootstrapPValue;
+  const difference = mean(differences);
   return {
     method: single ? 'mcnemar-exact' : 'paired-bootstrap',
-    n,
+    n: differences.length,
     difference,
     differenceCi95: interval,
     pValue,
-    verdict: pValue >= 0.05 ? 'no difference detected' : difference > 0 ? 'better' : 'worse',
+    bootstrapPValue,
+    discordant,
+    verdict: verdictOf(pValue, difference),
+  };
+}
+
+export interface AverageComparison {
+  benchmarks: string[];
+  /** Mean of the benchmarks' differences. */
+  difference: number;
+  differenceCi95: Interval;
+  pValue: number;
+  verdict: ComparisonVerdict;
+}
+
+/** Compares the averages over several benchmarks: questions are resampled within each, and each weighs the same. */
+export function compareAverages(
+  sets: readonly { name: string; before: Responses; after: Responses }[],
+  seed: number,
+): AverageComparison {
+  const strata = sets.map(({ before, after }) => differencesOf(before, after));
+  const { interval, pValue } = pairedBootstrap(strata, seed);
+  const difference = mean(strata.map((differences) => mean(differences)));
+  return {
+    benchmarks: sets.map(({ name }) => name),
+    difference,
+    differenceCi95: interval,
+    pValue,
+    verdict: verdictOf(pValue, difference),
   };
 }

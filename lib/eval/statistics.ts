@@ -57,6 +57,35 @@ export function passAtK(n: number, c: number, k: number): number {
   return 1 - allWrong;
 }
 
+/**
+ * Percentile bootstrap of the mean over several sets of questions, each resampled on its own and all of equal weight,
+ * 95 %, 2000 resamples: the average over benchmarks.
+ */
+export function stratifiedBootstrapInterval(strata: readonly ArrayLike<number>[], seed: number): Interval {
+  const random = new Random('stratified', seed);
+  const means = new Float64Array(resamples);
+  for (let r = 0; r < resamples; r++) {
+    let total = 0;
+    for (const values of strata) {
+      let sum = 0;
+      for (let i = 0; i < values.length; i++) sum += values[random.integer(values.length)]!;
+      total += sum / values.length;
+    }
+    means[r] = total / strata.length;
+  }
+  means.sort();
+  return [means[Math.floor(0.025 * resamples)]!, means[Math.ceil(0.975 * resamples) - 1]!];
+}
+
+/** The value below which a share of the values lies, by linear interpolation (numpy's default). */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = share * (sorted.length - 1);
+  const low = Math.floor(at);
+  const high = Math.min(low + 1, sorted.length - 1);
+  return sorted[low]! + (at - low) * (sorted[high]! - sorted[low]!);
+}
+
 /** Two-sided exact McNemar test: `onlyA` and `onlyB` count the questions that just one of the two got right. */
 export function mcNemarExact(onlyA: number, onlyB: number): number {
   const n = onlyA + onlyB;

@@ -2,16 +2,20 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { writeFileAtomic } from '../files.js';
 import { forFile, fromFile, type Json } from '../json-names.js';
+import { type Diversity, diversityOf } from './diversity.js';
 import type { Prediction } from './predictions.js';
 import {
   bootstrapInterval,
   type Interval,
   mean,
   passAtK,
+  quantile,
   standardError,
+  stratifiedBootstrapInterval,
   wilsonInterval,
 } from './statistics.js';
 
+/** Members with a question mark are missing in files of the first version. */
 export interface EvalSummary {
   /** Questions. */
   n: number;
@@ -30,9 +34,17 @@ export interface EvalSummary {
   majAtK: number | null;
   /** Unbiased, for k = 1, 2, 4, ... up to the samples. */
   passAtK: Record<string, number>;
+  /** Bootstrap over the questions, for the same k; null for one response per question. */
+  passAtKCi95?: Record<string, Interval> | null;
+  /** The largest k with four times as many responses: beyond it one lucky response decides, see docs/evaluation.md. */
+  passAtKReliableTo?: number;
   /** Mean share of a question's responses that differ from each other; 1 for a single response. */
   distinctShare: number;
   meanResponseTokens: number;
+  /** Quantiles of the responses' lengths in tokens: 10, 50 and 90 %. */
+  responseTokenQuantiles?: [number, number, number];
+  /** Of all responses, and of the correct ones alone; null for one response per question. */
+  diversity?: { all: Diversity; correct: Diversity } | null;
   /** Responses that ran to the token limit. */
   truncated: number;
   /** Nats per token along the model's own responses; null where every response is empty. */
@@ -90,6 +102,10 @@ export function summarizePredictions(
   const accuracies = perQuestionAccuracy(questions);
   const accuracy = mean(accuracies);
   const all = questions.flat();
+  const lengths = all.map((response) => response.response_token_ids.length);
+  const ks = powersUpTo(samples);
+  const passes = (k: number): number[] =>
+    questions.map((responses) => passAtK(samples, countCorrect(responses), k));
   const voters = all.some((response) => response.extracted !== undefined);
   return {
     n,
@@ -102,21 +118,80 @@ export function summarizePredictions(
         : clusterInterval(accuracies, accuracy, seed),
     accuracyStderr: standardError(accuracies),
     majAtK: samples === 1 ? accuracy : voters ? mean(questions.map(majority)) : null,
-    passAtK: Object.fromEntries(
-      powersUpTo(samples).map((k) => [
-        String(k),
-        mean(questions.map((responses) => passAtK(samples, countCorrect(responses), k))),
-      ]),
-    ),
+    passAtK: Object.fromEntries(ks.map((k) => [String(k), mean(passes(k))])),
+    passAtKCi95:
+      samples === 1
+        ? null
+        : Object.fromEntries(ks.map((k) => [String(k), clusterInterval(passes(k), mean(passes(k)), seed)])),
+    passAtKReliableTo: Math.max(1, Math.floor(samples / 4)),
     distinctShare: mean(
       questions.map((responses) => new Set(responses.map((r) => r.response)).size / samples),
     ),
-    meanResponseTokens: mean(all.map((response) => response.response_token_ids.length)),
+    meanResponseTokens: mean(lengths),
+    responseTokenQuantiles: [quantile(lengths, 0.1), quantile(lengths, 0.5), quantile(lengths, 0.9)],
+    diversity:
+      samples === 1
+        ? null
+        : { all: diversityOf(questions), correct: diversityOf(questions, (one) => one.correct) },
     truncated: all.filter((response) => response.finish_reason === 'length').length,
     meanEntropy: entropy.mean,
     entropyResponses: entropy.responses,
   };
 }
+
+/** The figures that are averaged over benchmarks, each benchmark with the same weight, as the paper reports them. */
+export interface EvalAverage {
+  benchmarks: string[];
+  accuracy: number;
+  /** Questions resampled within each benchmark. */
+  accuracyCi95: Interval;
+  majAtK: number | null;
+  passAtK: Record<string, number>;
+  meanResponseTokens: number;
+  meanEntropy: number | null;
+}
+
+/** @param sets summary and responses of each benchmark. */
+export function averageOf(
+  sets: readonly { name: string; summary: EvalSummary; predictions: readonly (readonly Prediction[])[] }[],
+  seed: number,
+): EvalAverage {
+  const summaries = sets.map(({ summary }) => summary);
+  const known = (values: readonly (number | null)[]): number | null =>
+    values.some((value) => value === null) ? null : mean(values as number[]);
+  return {
+    benchmarks: sets.map(({ name }) => name),
+    accuracy: mean(summaries.map(({ accuracy }) => accuracy)),
+    accuracyCi95: stratifiedBootstrapInterval(
+      sets.map(({ predictions }) => perQuestionAccuracy(predictions)),
+      seed,
+    ),
+    majAtK: known(summaries.map(({ majAtK }) => majAtK)),
+    passAtK: Object.fromEntries(
+      Object.keys(summaries[0]!.passAtK).map((k) => [k, mean(summaries.map((one) => one.passAtK[k]!))]),
+    ),
+    meanResponseTokens: mean(summaries.map((one) => one.meanResponseTokens)),
+    meanEntropy: known(summaries.map((one) => one.meanEntropy)),
+  };
+}
+
+/** summary.json of several benchmarks: each under its name, and their average. */
+export const writeSummaries = (
+  path: string,
+  sets: readonly { name: string; summary: EvalSummary }[],
+  average: EvalAverage,
+): void =>
+  writeFileAtomic(
+    path,
+    `${JSON.stringify(
+      {
+        ...Object.fromEntries(sets.map(({ name, summary }) => [name, forFile(summary)])),
+        average: forFile(average),
+      },
+      null,
+      2,
+    )}\n`,
+  );
 
 /** summary.json: per name of questions; in full precision, so that a resumed run tells what an undisturbed one does. */
 export const writeSummary = (path: string, name: string, summary: EvalSummary): void =>

@@ -44,7 +44,7 @@ export function parseHubId(text: string, revision?: string): HubId | undefined {
   return { name: match[1] as string, revision: chosen };
 }
 
-const commitPattern = /^[0-9a-f]{40}$/;
+export const commitPattern = /^[0-9a-f]{40}$/;
 
 /** Small files; weights are chosen by what these say. */
 const wantedNames = new Set([
@@ -84,7 +84,7 @@ function cachedSnapshot(repository: string, { revision }: HubId): string | undef
   return isComplete(snapshot) ? snapshot : undefined;
 }
 
-class Hub {
+export class Hub {
   readonly endpoint = (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
   readonly #signal: AbortSignal | undefined;
 
@@ -184,7 +184,7 @@ function weightsOf(id: HubId, files: ReadonlyMap<string, HubFile>, snapshot: str
 }
 
 /** Puts a blob's name into the snapshot; relative, so that the cache can move. */
-function link(blob: string, pointer: string): void {
+export function link(blob: string, pointer: string): void {
   makeFolder(dirname(pointer));
   if (existsSync(pointer)) return;
   try {

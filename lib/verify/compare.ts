@@ -5,6 +5,8 @@
 import { spelling } from './canonical.js';
 import { equalValues, evaluate } from './evaluate.js';
 import type { Node } from './expression.js';
+import { hasVariable, identical, isSolvedBy, signOfRatio } from './identity.js';
+import { asSet, isReals } from './intervals.js';
 import type { Answer } from './parse.js';
 
 /** Single letters that are units when they follow a plain number in a prediction. */
@@ -46,14 +48,31 @@ function withoutUnitLetters(node: Node): Node {
 export const isNumeric = (answer: Answer): boolean =>
   answer.kind === 'expression' && evaluate(withoutPercent(answer.node).node) !== undefined;
 
+/** Random evaluations that one verdict may cost, in lists and relations. */
+const maxIdentities = 200;
+let identities = 0;
+const equalAsFunctions = (a: Node, b: Node): boolean => ++identities <= maxIdentities && identical(a, b);
+
+/** 4210 is what 4210_7 asks for: the base stands in the question. */
+function isDigitsOf(gold: Node, predicted: Node): boolean {
+  if (gold.kind !== 'symbol' || predicted.kind !== 'number') return false;
+  const digits = /^(\d+)_/.exec(gold.name)?.[1];
+  return digits !== undefined && predicted.decimals === 0 && digits === String(predicted.value.numerator);
+}
+
 function equalNodes(gold: Node, predicted: Node): boolean {
   const a = withoutPercent(gold);
   const goldValue = evaluate(a.node);
-  if (goldValue === undefined) return spelling(gold) === spelling(predicted);
+  if (goldValue === undefined)
+    return (
+      isDigitsOf(gold, predicted) ||
+      spelling(gold) === spelling(predicted) ||
+      equalAsFunctions(gold, predicted)
+    );
   let b = withoutPercent(predicted);
   if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
   const value = evaluate(b.node);
-  if (value === undefined) return false;
+  if (value === undefined) return equalAsFunctions(gold, predicted);
   if (equalValues(goldValue, value)) return true;
   // 10 % is 10 or 0.1 where the other side has no percent sign.
   if (a.percent === b.percent) return false;
@@ -107,7 +126,45 @@ function equalRelations(
     gold.sides.every((side, index) => compareAnswers(side, sides[index] as Answer));
   if (matches(predicted.operators, predicted.sides)) return true;
   const reversed = predicted.operators.toReversed().map((operator) => flipped[operator] ?? operator);
-  return matches(reversed, predicted.sides.toReversed());
+  return matches(reversed, predicted.sides.toReversed()) || isRearranged(gold, predicted);
+}
+
+/** Left side minus right side of a relation of two expressions. */
+function differenceOf({ sides }: Answer & { kind: 'relation' }): Node | undefined {
+  const [left, right] = sides;
+  if (sides.length !== 2 || left?.kind !== 'expression' || right?.kind !== 'expression') return undefined;
+  return { kind: 'add', terms: [left.node, { kind: 'negate', operand: right.node }] };
+}
+
+/** True where the gold equation is solved for a variable, y = 6/x, and the predicted one says the same, xy - 6 = 0. */
+function isSolvedForm({ sides }: Answer & { kind: 'relation' }, difference: Node): boolean {
+  const [left, right] = sides;
+  if (left?.kind !== 'expression' || right?.kind !== 'expression' || left.node.kind !== 'symbol')
+    return false;
+  return isSolvedBy(difference, left.node.name, right.node);
+}
+
+/**
+ * Relations that differ by a number as factor and in what stands on which side: 2x + y = 5 is y = 5 - 2x. Where the
+ * gold answer is solved (x = 3), x + 4 = 7 is not: it may be the question itself.
+ */
+function isRearranged(
+  gold: Answer & { kind: 'relation' },
+  predicted: Answer & { kind: 'relation' },
+): boolean {
+  const [operator = ''] = gold.operators;
+  const [found = ''] = predicted.operators;
+  const isFlipped = flipped[operator] === found;
+  if ((operator !== found && !isFlipped) || !/^(?:[=<>]|\\(?:le|ge|ne))$/.test(operator)) return false;
+  if (gold.sides.some(isNumeric) && gold.sides.some((side) => nameOf(side)?.isVariable)) return false;
+  const a = differenceOf(gold);
+  const b = differenceOf(predicted);
+  if (a === undefined || b === undefined || !hasVariable(a) || !hasVariable(b)) return false;
+  if (++identities > maxIdentities) return false;
+  const sign = signOfRatio(a, b);
+  if (operator === '=') return sign !== 0 || isSolvedForm(gold, b);
+  if (!Object.hasOwn(flipped, operator)) return sign !== 0;
+  return sign === (isFlipped ? -1 : 1);
 }
 
 function equalInOrder(gold: readonly Answer[], predicted: readonly Answer[]): boolean {
@@ -131,8 +188,8 @@ function equalInAnyOrder(gold: readonly Answer[], predicted: readonly Answer[]):
 
 function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
   if (predicted.kind !== 'sequence') return false;
-  const goldOrdered = gold.open === '(' || gold.open === '[';
-  const predictedOrdered = predicted.open === '(' || predicted.open === '[';
+  const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
+  const predictedOrdered = !anyOrder && (predicted.open === '(' || predicted.open === '[');
   if (!goldOrdered && !predictedOrdered) return equalInAnyOrder(gold.items, predicted.items);
   // A tuple may lose its parentheses and a bare list gain some, but (1, 2) is not [1, 2) and {1, 2} is no tuple.
   const bare = gold.open === '' ? predicted.open === '(' : predicted.open === '' && gold.open === '(';
@@ -140,11 +197,30 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
   return (bare || same) && equalInOrder(gold.items, predicted.items);
 }
 
+/** The question says that the order of items does not matter. */
+let anyOrder = false;
+
 /** True where the two answers are equal; `gold` defines what is expected. */
-export function equalAnswers(gold: Answer, predicted: Answer): boolean {
+export function equalAnswers(gold: Answer, predicted: Answer, options: { anyOrder?: boolean } = {}): boolean {
   comparisons = maxComparisons;
+  identities = 0;
+  anyOrder = options.anyOrder === true;
   return compareAnswers(gold, predicted);
 }
+
+/** True where both are the same set of numbers; undefined where the gold answer names none as an interval. */
+function equalSets(gold: Answer, predicted: Answer): boolean | undefined {
+  // An inequality may be answered by its interval; an interval by an inequality only in braces, {x | x > 2}.
+  const expected =
+    gold.kind === 'relation' || gold.kind === 'builder' || isRelationList(gold) ? asSet(gold) : gold;
+  const found = predicted.kind === 'builder' ? asSet(predicted) : predicted;
+  if (expected === undefined || found === undefined) return undefined;
+  if (expected === gold && found === predicted) return undefined;
+  return compareAnswers(expected, found);
+}
+
+const isRelationList = (answer: Answer): boolean =>
+  answer.kind === 'sequence' && answer.open === '' && answer.items.every(({ kind }) => kind === 'relation');
 
 function compareAnswers(gold: Answer, predicted: Answer): boolean {
   // y = a, y = b in a row reads as a chain of three sides, of which the last one is not all.
@@ -152,6 +228,10 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
     if (predicted.sides.length === gold.sides.length && !isNumeric(gold.sides[1] as Answer))
       return equalRelations(gold, predicted);
   }
+  const isMembership = predicted.kind === 'relation' && predicted.operators.join() === '\\in';
+  const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
+  if (range.kind !== 'relation' && equalSets(gold, range) === true) return true;
+  if (gold.kind === 'relation' && predicted.kind === 'relation' && isRearranged(gold, predicted)) return true;
   const expected = resultOf(gold);
   const found = resultOf(predicted);
   // x = 5 is not y = 5.
@@ -159,6 +239,7 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
     return false;
   const a = expected.result;
   let b = found.result;
+  if (isReals(a) && isReals(b)) return true;
   // What the gold answer has no equation for, an equation in the prediction ends with: f(3) = 1/2, a + b = 19.
   if (b.kind === 'relation' && gold.kind !== 'relation' && b.operators.every(isEquality))
     b = b.sides.at(-1) as Answer;
@@ -188,6 +269,8 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         a.rows.length === b.rows.length &&
         a.rows.every((row, index) => equalInOrder(row, b.rows[index] as Answer[]))
       );
+    case 'builder':
+      return compareAnswers(a.condition, b.kind === 'builder' ? b.condition : b);
     case 'opaque':
       return b.kind === 'opaque' && a.text === b.text;
   }

@@ -10,21 +10,21 @@ export interface Value {
   approximate: number;
   /**
    * How it was written: `fraction` (whole numbers and their quotients), `decimal` (with a decimal point), `rounded`
-   * (irrational, or a decimal so long that it can only be a rounded one).
+   * (a decimal so long that it can only be a rounded one), `irrational`.
    */
-  form: 'fraction' | 'decimal' | 'rounded';
+  form: 'fraction' | 'decimal' | 'rounded' | 'irrational';
 }
 
 /** A decimal with so many digits after the point is taken for a rounded number, e.g. 0.6666666667. */
 const roundedDecimals = 10;
 
-const forms = ['fraction', 'decimal', 'rounded'] as const;
+const forms = ['fraction', 'decimal', 'rounded', 'irrational'] as const;
 
 const exactly = (exact: Rational | undefined, form: Value['form'] = 'fraction'): Value | undefined =>
   exact && { exact, approximate: rational.toNumber(exact), form };
 
 const approximately = (approximate: number): Value | undefined =>
-  Number.isFinite(approximate) ? { exact: undefined, approximate, form: 'rounded' } : undefined;
+  Number.isFinite(approximate) ? { exact: undefined, approximate, form: 'irrational' } : undefined;
 
 /** Rational operands give a rational result or, where that would be too large, none. */
 function combine(
@@ -145,7 +145,7 @@ function compute(node: Node): Value | undefined {
       const constant = Object.hasOwn(constants, node.name) ? constants[node.name] : undefined;
       return constant === undefined
         ? undefined
-        : { exact: undefined, approximate: constant, form: 'rounded' };
+        : { exact: undefined, approximate: constant, form: 'irrational' };
     }
     case 'negate': {
       const value = evaluate(node.operand);
@@ -186,18 +186,25 @@ function fold(nodes: readonly Node[], step: (a: Value, b: Value) => Value | unde
   return total;
 }
 
-/** Equal to six significant digits, or to six decimals where the numbers are not tiny; zero up to 1e-12. */
+/**
+ * Equal to six decimals, cut off or rounded, as in math-verify; of numbers below 1 to six significant digits, which is
+ * stricter, or to six decimals where they are not tiny; zero up to 1e-12.
+ */
 function isNear(a: number, b: number): boolean {
   const difference = Math.abs(a - b);
   const smaller = Math.min(Math.abs(a), Math.abs(b));
   const larger = Math.max(Math.abs(a), Math.abs(b));
   // The little more than 1e-6 makes 0.333333 equal to 1/3 in spite of rounding.
   return (
-    difference <= 1.000001e-6 * larger ||
+    difference <= 1.000001e-6 * Math.min(larger, 1) ||
     (smaller >= 0.01 && difference <= 5.000001e-7) ||
     (smaller === 0 && larger <= 1e-12)
   );
 }
+
+/** The same number, computed in doubles on two ways. */
+const isSame = (a: number, b: number): boolean =>
+  Math.abs(a - b) <= 1e-12 * Math.max(Math.abs(a), Math.abs(b), 1e-2);
 
 /** Digits after the point of a decimal that ends. */
 function decimalsOf({ denominator }: Rational): number {
@@ -219,7 +226,8 @@ function isRoundingOf(a: Rational, b: Rational): boolean {
 
 /**
  * Whole numbers, fractions and decimals are compared exactly; a decimal equals a fraction without finite decimals
- * (1/3), and anything equals an irrational number, to six digits; of two decimals one may be the other one rounded.
+ * (1/3) or an irrational number to six digits; of two decimals one may be the other one rounded. No fraction is an
+ * irrational number: 355/113 is not pi.
  */
 export function equalValues(a: Value, b: Value): boolean {
   if (!Number.isFinite(a.approximate) || !Number.isFinite(b.approximate))
@@ -231,5 +239,6 @@ export function equalValues(a: Value, b: Value): boolean {
     if (!rounded && !(endless && (a.form === 'decimal' || b.form === 'decimal'))) return false;
     if (!endless) return isRoundingOf(a.exact, b.exact) && isNear(a.approximate, b.approximate);
   }
-  return isNear(a.approximate, b.approximate);
+  const isDecimal = [a, b].some(({ exact, form }) => exact && form !== 'fraction');
+  return isDecimal ? isNear(a.approximate, b.approximate) : isSame(a.approximate, b.approximate);
 }

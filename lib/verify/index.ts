@@ -94,6 +94,7 @@ class Gold {
   constructor(
     text: string,
     readonly note: readonly string[],
+    readonly anyOrder: boolean,
   ) {
     this.text = text;
     const spelled = spelledNumber(text);
@@ -141,7 +142,9 @@ class Gold {
     if (reading === undefined || this.#reading === undefined) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
     if (this.isWords) return wordKey(text) === this.#words;
-    if (equalAnswers(this.#reading.answer, reading.answer)) return !unitsContradict(this.text, text);
+    const { anyOrder } = this;
+    if (equalAnswers(this.#reading.answer, reading.answer, { anyOrder }))
+      return !unitsContradict(this.text, text);
     if (this.#ratio !== undefined) {
       const ratio = read(ratioOf(text) ?? text);
       if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
@@ -156,16 +159,21 @@ class Gold {
 const golds = new Map<string, { gold: Gold; letter: string | undefined }>();
 const mostGolds = 256;
 
-function goldOf(answer: string): { gold: Gold; letter: string | undefined } {
-  let known = golds.get(answer);
+function goldOf(answer: string, anyOrder: boolean): { gold: Gold; letter: string | undefined } {
+  const key = anyOrder ? `any order: ${answer}` : answer;
+  let known = golds.get(key);
   if (known === undefined) {
     const { text, note } = goldAnswer(answer);
-    known = { gold: new Gold(text, note), letter: goldChoice(text) };
+    known = { gold: new Gold(text, note, anyOrder), letter: goldChoice(text) };
     if (golds.size >= mostGolds) golds.clear();
-    if (answer.length <= maxAnswerLength) golds.set(answer, known);
+    if (answer.length <= maxAnswerLength) golds.set(key, known);
   }
   return known;
 }
+
+/** "Enter your answers in any order", "the order does not matter" */
+const saysAnyOrder =
+  /\bin (?:any|either|no particular) order\b|\border (?:does not|doesn['’]t|is not|isn['’]t) (?:matter|important)/i;
 
 const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
 
@@ -193,7 +201,9 @@ function isDenied(text: string, { start }: Span): boolean {
 /** What a marked answer says as a whole, or the one value that it holds among words. */
 function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
   if (gold.matches(text)) return [true, text];
-  const held = gold.isWords ? undefined : valueInPhrase(text);
+  // x = 5 is not the 5 of "y = 5".
+  const held =
+    gold.isWords || (gold.method === 'relation' && text.includes('=')) ? undefined : valueInPhrase(text);
   const value = held && trimAnswer(held);
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
@@ -213,10 +223,15 @@ const textOf = (value: unknown): string =>
  *
  * @param prediction the response, or a bare answer
  * @param answer gold: bare, GSM8K solution (`#### 42`) or MATH solution (`\boxed{...}`)
+ * @param question where it says "in any order", tuples are compared so
  */
-export function verify(prediction: string, answer: string | number): Verification {
+export function verify(
+  prediction: string,
+  answer: string | number,
+  { question }: { question?: string | undefined } = {},
+): Verification {
   const response = textOf(prediction);
-  const { gold, letter } = goldOf(textOf(answer));
+  const { gold, letter } = goldOf(textOf(answer), saysAnyOrder.test(textOf(question)));
   if (letter !== undefined) return matchChoice(response, letter);
   const goldText = gold.text;
   const none: Verification = { correct: false, extracted: undefined, expected: goldText, method: 'none' };

@@ -100,7 +100,7 @@ class Tokenizer {
     const text = this.#text;
     while (this.#at < text.length) {
       const character = text[this.#at] as string;
-      if (isDigit(character) || (character === '.' && isDigit(text[this.#at + 1]))) this.#number();
+      if (isDigit(character) || (character === '.' && this.#isDecimalPoint())) this.#number();
       else if (isLetter(character)) this.#letters();
       else if (character === '\\') this.#command();
       else {
@@ -114,6 +114,12 @@ class Tokenizer {
       }
     }
     return this.tokens;
+  }
+
+  /** `.5` and `.\overline{36}` */
+  #isDecimalPoint(): boolean {
+    repeating.lastIndex = this.#at;
+    return isDigit(this.#text[this.#at + 1]) || repeating.test(this.#text);
   }
 
   #digits(): string {
@@ -199,6 +205,7 @@ class Tokenizer {
     }
     this.#at = end;
     if (spaces.has(name)) this.#spaced = true;
+    else if (name === 'mathbb' && this.#argumentIs('R')) this.#push('command', '\\reals');
     else if (name === 'left' || name === 'right') {
       if (text[this.#at] === '.') this.#at++;
     } else if (name === 'hspace' || name === 'vspace') this.#argument();
@@ -209,6 +216,15 @@ class Tokenizer {
       const canonical = synonym ?? `\\${name}`;
       this.#push(/^\\[A-Za-z]/.test(canonical) ? 'command' : 'symbol', canonical);
     }
+  }
+
+  /** Takes the argument that follows, with or without braces, if it is this letter. */
+  #argumentIs(letter: string): boolean {
+    const argument = [`{${letter}}`, ` ${letter}`, letter].find((text) =>
+      this.#text.startsWith(text, this.#at),
+    );
+    if (argument !== undefined) this.#at += argument.length;
+    return argument !== undefined;
   }
 
   /** The content of the group that follows; empty where there is none. */

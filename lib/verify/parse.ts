@@ -12,6 +12,8 @@ export type Answer =
   | { kind: 'union'; items: Answer[] }
   | { kind: 'relation'; operators: string[]; sides: Answer[] }
   | { kind: 'matrix'; rows: Answer[][] }
+  /** `{x | x > 2}`: the values of a variable for which something holds. */
+  | { kind: 'builder'; condition: Answer }
   | { kind: 'opaque'; text: string };
 
 /** Answers of more tokens are opaque. */
@@ -52,6 +54,15 @@ function isEnclosed(tokens: readonly Token[]): boolean {
     else if (closing.has(text) && --depth === 0) return index === tokens.length - 1;
   }
   return false;
+}
+
+const emptySet: Answer = { kind: 'expression', node: { kind: 'symbol', name: '\\emptyset' } };
+
+/** The condition of `x | condition` or `x \\in S : condition`; undefined where the tokens are no such thing. */
+function conditionOf(inner: readonly Token[]): readonly Token[] | undefined {
+  const bar = inner.findIndex(({ kind, text }) => kind !== 'word' && (text === '|' || text === ':'));
+  const isVariable = inner[0]?.kind === 'letter' && (bar === 1 || inner[1]?.text === '\\in');
+  return isVariable && bar > 0 && bar < inner.length - 1 ? inner.slice(bar + 1) : undefined;
 }
 
 const isComma = ({ text }: Token): boolean => text === ',' || text === ';';
@@ -100,6 +111,9 @@ export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
       return { kind: 'matrix', rows: cells.map((row) => row.map((cell) => parseAnswer(cell, depth + 1))) };
     }
     if (open === '{' && close === '}') return parseAnswer(inner, depth + 1);
+    if (open === '\\{' && inner.length === 0) return emptySet;
+    const condition = open === '\\{' ? conditionOf(inner) : undefined;
+    if (condition !== undefined) return { kind: 'builder', condition: parseAnswer(condition, depth + 1) };
     const parts = split(inner, isComma).parts.filter((part) => part.length > 0);
     if (parts.length > 1 || open === '\\{') {
       return sequence(open.slice(-1), close.slice(-1), parts.flatMap(expandPlusMinus), depth);

@@ -16,7 +16,7 @@ export interface DetailedVerifier {
   completed?: Verifier['completed'];
 }
 
-const builtin: DetailedVerifier = (text, { answer }) => verify(text, answer);
+const builtin: DetailedVerifier = (text, { answer, question }) => verify(text, answer, { question });
 builtin.completed = (text) => firstCompletedAnswer(text) !== undefined;
 
 /** A pattern that backtracks for longer than this is taken not to match. */

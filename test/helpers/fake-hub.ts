@@ -28,10 +28,13 @@ export const etagOf = (path: string, bytes: Buffer): string =>
   path.endsWith('.safetensors') ? sha256(bytes) : gitHash(bytes);
 
 /** Entries of a folder as the tree API lists them; weights are "large files". */
-function tree(folder: string, below: string): unknown[] {
-  return readdirSync(join(folder, below)).map((name) => {
+function tree(folder: string, below: string, recursive: boolean): unknown[] {
+  return readdirSync(join(folder, below)).flatMap((name): unknown[] | unknown => {
     const path = below === '' ? name : `${below}/${name}`;
-    if (statSync(join(folder, path)).isDirectory()) return { type: 'directory', path, size: 0, oid: 'x' };
+    if (statSync(join(folder, path)).isDirectory()) {
+      const inner = recursive ? tree(folder, path, true) : [];
+      return [{ type: 'directory', path, size: 0, oid: 'x' }, ...inner];
+    }
     const bytes = readFileSync(join(folder, path));
     const large = name.endsWith('.safetensors');
     const lfs = { oid: sha256(bytes), size: bytes.length, pointerSize: 130 };
@@ -61,22 +64,22 @@ function answer(
   request: IncomingMessage,
   response: ServerResponse,
 ) {
-  const { pathname } = new URL(request.url ?? '/', hub.endpoint);
+  const { pathname, searchParams } = new URL(request.url ?? '/', hub.endpoint);
   hub.requests.push(
     `${request.method} ${pathname}${request.headers.range ? ` ${request.headers.range}` : ''}`,
   );
   const json = (status: number, value: unknown) =>
     response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value));
   if (hub.status !== undefined) return json(hub.status, { error: 'so be it' });
-  const info = /^\/api\/models\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(pathname);
-  const list = /^\/api\/models\/([^/]+\/[^/]+)\/tree\/([^/]+)\/?(.*)$/.exec(pathname);
-  const file = /^\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(pathname);
+  const info = /^\/api\/(?:models|datasets)\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(pathname);
+  const list = /^\/api\/(?:models|datasets)\/([^/]+\/[^/]+)\/tree\/([^/]+)\/?(.*)$/.exec(pathname);
+  const file = /^\/(?:datasets\/)?([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(pathname);
   const [, name, revision, path = ''] = info ?? list ?? file ?? [];
   const folder = name === undefined ? undefined : repositories[name];
   if (folder === undefined || !['main', 'v1', commit].includes(revision as string))
     return json(404, { error: 'Repository not found' });
   if (info) return json(200, { _id: '1', id: name, sha: commit, private: false, gated: false });
-  if (list) return json(200, tree(folder, path));
+  if (list) return json(200, tree(folder, path, searchParams.get('recursive') === 'true'));
   if (hub.onFile(path, request, response)) return;
   sendFile(request, response, readFileSync(join(folder, path)));
 }

@@ -251,7 +251,7 @@ const incorrect: Record<string, [string, string | number][]> = {
     ['10-4n', '10+4n'],
     ['x^2', 'x^3'],
     ['f(y)', 'f(x)'],
-    ['4210', '4210_7'],
+    ['4210_8', '4210_7'],
   ],
   text: [
     ['nonlinear', 'linear'],

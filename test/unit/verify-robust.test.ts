@@ -1,5 +1,6 @@
 /** Hostile input, speed, and the parts on their own. */
 import test from 'ava';
+import { Random } from '../../lib/random.js';
 import { evaluate } from '../../lib/verify/evaluate.js';
 import { boxedSpans, mathSpans, numberSpans } from '../../lib/verify/extract.js';
 import { verify } from '../../lib/verify/index.js';
@@ -45,6 +46,16 @@ const hostile: Record<string, string> = {
   bars: repeat('|', 4000),
   'a polynomial': Array.from({ length: 500 }, (_, i) => `x^${i}`).join('+'),
   'a set': `\\{${Array.from({ length: 290 }, (_, i) => i).join(',')}\\}`,
+  'a product of powers': Array.from({ length: 60 }, (_, i) => `(x+${i})^{${i}}`).join(''),
+  'a power with variables to a great power': '(x^{99999999999999999999})^{99999999999}+2',
+  'a tower of variables': 'x^{x^{x^{x^{x^x}}}}',
+  'roots of variables': Array.from({ length: 250 }, (_, i) => `\\sqrt{x+${i}}`).join('+'),
+  'a list of roots': Array.from({ length: 64 }, (_, i) => `\\sqrt{x+${i}}`).join(','),
+  'a continued fraction': `${repeat('\\frac{1}{1+', 60)}x${repeat('}', 60)}`,
+  'a great matrix': `\\begin{pmatrix}${repeat('x & ', 250)}x\\end{pmatrix}`,
+  'an equation of many terms': `${Array.from({ length: 150 }, (_, i) => `\\sin{${i}x}`).join('+')}=0`,
+  'a condition in braces': `\\{x|${repeat('x|', 500)}x>2\\}`,
+  'a repeating decimal': `0.\\overline{${repeat('7', 3000)}}`,
   'lone surrogates and controls': '\ud800\u0000\udfff\u202e$\\boxed{\ud800}',
 };
 
@@ -53,6 +64,9 @@ test('hostile texts end within 50 ms as incorrect, on either side, and throw not
     const sides: [string, string][] = [
       [text, '5'],
       [text, 'x+1'],
+      [text, '\\sqrt{y}'],
+      [text, 'y = 2x'],
+      [text, 'z > 2'],
       [text, '1,2'],
       ['5', text],
       [`\\boxed{${text}}`, '5'],
@@ -149,6 +163,46 @@ test('no input makes it throw', (t) => {
   }
   for (const odd of [undefined, null, 5, {}, []]) t.false(verify(odd as never, 'x+1').correct);
   t.false(verify('x+1', undefined as never).correct);
+});
+
+test('polynomials equal their factored form and no other, whatever the order of what they are made of', (t) => {
+  const random = new Random('polynomials', 1);
+  for (let round = 0; round < 300; round++) {
+    const roots = Array.from({ length: 1 + random.integer(4) }, () => random.integer(19) - 9);
+    let coefficients = [1 + random.integer(5)];
+    const [lead] = coefficients;
+    for (const root of roots) {
+      const shifted = [0, ...coefficients];
+      coefficients = shifted.map((value, i) => value - root * (coefficients[i] ?? 0));
+    }
+    const written = (values: readonly number[]) =>
+      values
+        .map((value, i) => `(${value})x^{${i}}`)
+        .sort(() => random.uniform() - 0.5)
+        .join('+');
+    const factored = `${lead}${roots.map((root) => `(x-(${root}))`).join('')}`;
+    t.true(verify(`\\boxed{${written(coefficients)}}`, factored).correct, factored);
+    t.true(verify(`\\boxed{${factored}}`, written(coefficients)).correct, factored);
+    const wrong = coefficients.map((value, i) => (i === round % coefficients.length ? value + 1 : value));
+    t.false(verify(`\\boxed{${written(wrong)}}`, factored).correct, factored);
+    t.true(verify(`\\boxed{${written(coefficients)} = y}`, `y = ${factored}`).correct, factored);
+    t.false(verify(`\\boxed{${written(wrong)} = y}`, `y = ${factored}`).correct, factored);
+  }
+});
+
+test('functions are compared where they are real', (t) => {
+  const equal = (a: string, b: string) => verify(`\\boxed{${a}}`, b).correct;
+  t.true(equal('\\sqrt{x}\\sqrt{y}', '\\sqrt{xy}'));
+  t.true(equal('\\frac{\\sin x}{\\cos x}', '\\tan x'));
+  t.true(equal('|x|', '\\sqrt{x^2}'));
+  t.true(equal('\\sqrt[3]{x^3}', 'x'));
+  t.true(equal('e^{x \\ln 2}', '2^x'));
+  t.true(equal('\\frac{i}{x}', '-\\frac{1}{ix}'));
+  t.false(equal('x', '\\sqrt{x^2}'));
+  t.false(equal('\\sqrt{x+y}', '\\sqrt{x}+\\sqrt{y}'));
+  t.false(equal('\\sin^2 x', '\\sin x^2'));
+  t.false(equal('(1+10^{-8})x', 'x'));
+  t.false(equal('e^{-1000x^2-800}', 'e^{-2000x^2-900}'));
 });
 
 test('a response of the usual kind takes at most 100 µs', (t) => {

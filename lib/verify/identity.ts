@@ -1,0 +1,470 @@
+/**
+ * Whether two expressions with variables are the same function: evaluated at seeded random points, which finds any
+ * difference with near certainty (Schwartz and Zippel). Rational functions are evaluated exactly, modulo a prime of 26
+ * bits; roots, powers with variables and functions in complex doubles.
+ */
+import { Complex } from 'complex.js';
+import { Random } from '../random.js';
+import { evaluate } from './evaluate.js';
+import type { Node } from './expression.js';
+import { type Rational, toNumber } from './rational.js';
+
+/** The largest below 2^26, so that products are exact in doubles. */
+const prime = 67108859;
+/** Points for rational functions, and for the others. */
+const exactPoints = 3;
+const realPoints = 10;
+/** The value of `i` among the points. */
+const imaginary = 'i';
+/** Doubles agree to so much of their size, and to so much of the largest number on the way to them. */
+const relativeTolerance = 1e-9;
+const cancellation = 1e-13;
+
+const modulo = (value: bigint): number => {
+  const rest = Number(value % BigInt(prime));
+  return rest < 0 ? rest + prime : rest;
+};
+
+function powerModulo(base: number, exponent: bigint): number {
+  let result = 1;
+  let square = base;
+  // Fermat: the exponent counts modulo prime - 1; a base of 0 has no whole power but 0 and 1.
+  let rest = exponent === 0n ? 0 : Number(exponent % BigInt(prime - 1)) || prime - 1;
+  for (; rest > 0; rest = Math.floor(rest / 2)) {
+    if (rest % 2 === 1) result = (result * square) % prime;
+    square = (square * square) % prime;
+  }
+  return result;
+}
+
+/** By Euclid's algorithm; undefined for 0. */
+function inverse(value: number): number | undefined {
+  if (value === 0) return undefined;
+  let [a, b, x, y] = [value, prime, 1, 0];
+  while (b !== 0) {
+    const quotient = Math.floor(a / b);
+    [a, b, x, y] = [b, a - quotient * b, y, x - quotient * y];
+  }
+  return x < 0 ? x + prime : x;
+}
+
+function residueOfRational({ numerator, denominator }: Rational): number | undefined {
+  if (denominator === 1n) return modulo(numerator);
+  const below = inverse(modulo(denominator));
+  return below === undefined ? undefined : (modulo(numerator) * below) % prime;
+}
+
+/** A whole exponent; undefined for any other. */
+function wholeExponent(node: Node): bigint | undefined {
+  const exact = evaluate(node)?.exact;
+  return exact?.denominator === 1n ? exact.numerator : undefined;
+}
+
+/** Values of variables at one point, by their names: the same in every process. */
+class Point<T> {
+  readonly #values = new Map<string, T>();
+  readonly #draw: (random: Random) => T;
+
+  constructor(
+    readonly index: number,
+    draw: (random: Random) => T,
+  ) {
+    this.#draw = draw;
+  }
+
+  of(name: string): T {
+    let value = this.#values.get(name);
+    if (value === undefined) {
+      value = this.#draw(new Random('verify', name, this.index));
+      this.#values.set(name, value);
+    }
+    return value;
+  }
+}
+
+/** True where the expression is a quotient of polynomials in its symbols, π and e among them. */
+function isRationalFunction(node: Node): boolean {
+  switch (node.kind) {
+    case 'number':
+      return true;
+    case 'symbol':
+      return node.name !== imaginary && node.name !== '\\infty';
+    case 'add':
+      return node.terms.every(isRationalFunction);
+    case 'multiply':
+      return node.factors.every(isRationalFunction);
+    case 'divide':
+      return isRationalFunction(node.numerator) && isRationalFunction(node.denominator);
+    case 'power':
+      return isRationalFunction(node.base) && wholeExponent(node.exponent) !== undefined;
+    case 'negate':
+    case 'percent':
+    case 'degree':
+      return isRationalFunction(node.operand);
+    case 'apply':
+      return evaluate(node)?.exact !== undefined;
+  }
+}
+
+const constants = new Set(['\\pi', 'e', imaginary, '\\infty']);
+
+/** True where a symbol other than π, e and i is in the expression. */
+export function hasVariable(node: Node): boolean {
+  switch (node.kind) {
+    case 'number':
+      return false;
+    case 'symbol':
+      return !constants.has(node.name);
+    case 'add':
+      return node.terms.some(hasVariable);
+    case 'multiply':
+      return node.factors.some(hasVariable);
+    case 'divide':
+      return hasVariable(node.numerator) || hasVariable(node.denominator);
+    case 'power':
+      return hasVariable(node.base) || hasVariable(node.exponent);
+    case 'apply':
+      return node.operands.some(hasVariable);
+    case 'negate':
+    case 'percent':
+    case 'degree':
+      return hasVariable(node.operand);
+  }
+}
+
+/** Value of a rational function at a point modulo the prime; undefined at a pole. */
+function residue(node: Node, point: Point<number>): number | undefined {
+  switch (node.kind) {
+    case 'number':
+      return residueOfRational(node.value);
+    case 'symbol':
+      return point.of(node.name);
+    case 'add':
+      return fold(node.terms, point, (a, b) => (a + b) % prime);
+    case 'multiply':
+      return fold(node.factors, point, (a, b) => (a * b) % prime);
+    case 'divide': {
+      const numerator = residue(node.numerator, point);
+      const denominator = residue(node.denominator, point);
+      const below = denominator === undefined ? undefined : inverse(denominator);
+      return numerator === undefined || below === undefined ? undefined : (numerator * below) % prime;
+    }
+    case 'power': {
+      const base = residue(node.base, point);
+      const exponent = wholeExponent(node.exponent) as bigint;
+      if (base === undefined) return undefined;
+      if (exponent >= 0n) return powerModulo(base, exponent);
+      const below = inverse(base);
+      return below === undefined ? undefined : powerModulo(below, -exponent);
+    }
+    case 'negate': {
+      const value = residue(node.operand, point);
+      return value === undefined ? undefined : (prime - value) % prime;
+    }
+    case 'degree':
+      return residue(node.operand, point);
+    case 'percent': {
+      const value = residue(node.operand, point);
+      return value === undefined ? undefined : (value * (inverse(100) as number)) % prime;
+    }
+    case 'apply': {
+      const exact = evaluate(node)?.exact;
+      return exact && residueOfRational(exact);
+    }
+  }
+}
+
+function fold(
+  nodes: readonly Node[],
+  point: Point<number>,
+  step: (a: number, b: number) => number,
+): number | undefined {
+  let total: number | undefined;
+  for (const node of nodes) {
+    const value = residue(node, point);
+    if (value === undefined) return undefined;
+    total = total === undefined ? value : step(total, value);
+  }
+  return total;
+}
+
+/** Thrown and caught in this file: the expression has parts that are not evaluated. */
+const notEvaluated = new Error('not evaluated');
+
+type ComplexFunction =
+  | 'sin'
+  | 'cos'
+  | 'tan'
+  | 'cot'
+  | 'sec'
+  | 'csc'
+  | 'asin'
+  | 'acos'
+  | 'atan'
+  | 'sinh'
+  | 'cosh'
+  | 'tanh'
+  | 'log'
+  | 'exp';
+const complexFunctions: Record<string, ComplexFunction> = {
+  '\\sin': 'sin',
+  '\\cos': 'cos',
+  '\\tan': 'tan',
+  '\\cot': 'cot',
+  '\\sec': 'sec',
+  '\\csc': 'csc',
+  '\\arcsin': 'asin',
+  '\\arccos': 'acos',
+  '\\arctan': 'atan',
+  '\\sinh': 'sinh',
+  '\\cosh': 'cosh',
+  '\\tanh': 'tanh',
+  '\\ln': 'log',
+  '\\exp': 'exp',
+};
+const anglesOf = new Set(['\\sin', '\\cos', '\\tan', '\\cot', '\\sec', '\\csc']);
+/** Logarithm of the base that `\log` without one has: any, so that only what holds for every base counts as equal. */
+const unknownBase = 1.7320391;
+
+/** Values of an expression in complex doubles at one point. */
+class ComplexEvaluation {
+  /** The largest number on the way: how much cancellation there may have been. */
+  peak = 0;
+
+  constructor(readonly point: Point<number>) {}
+
+  #seen(value: Complex): Complex {
+    const size = Math.abs(value.re) + Math.abs(value.im);
+    if (size > this.peak) this.peak = size;
+    return value;
+  }
+
+  /** @throws notEvaluated */
+  of(node: Node): Complex {
+    switch (node.kind) {
+      case 'number':
+        return this.#seen(new Complex(toNumber(node.value), 0));
+      case 'symbol':
+        return this.#symbol(node.name);
+      case 'add':
+        return node.terms.map((term) => this.of(term)).reduce((a, b) => this.#seen(a.add(b)));
+      case 'multiply':
+        return node.factors.map((factor) => this.of(factor)).reduce((a, b) => this.#seen(a.mul(b)));
+      case 'divide':
+        return this.#seen(this.of(node.numerator).div(this.of(node.denominator)));
+      case 'negate':
+        return this.of(node.operand).neg();
+      case 'power':
+        return this.#seen(this.#power(node.base, node.exponent));
+      case 'percent':
+        return this.of(node.operand).div(100);
+      case 'degree':
+        return this.of(node.operand);
+      case 'apply':
+        return this.#seen(this.#apply(node.name, node.operands));
+    }
+  }
+
+  #symbol(name: string): Complex {
+    if (name === imaginary) return new Complex(0, 1);
+    if (name === '\\pi') return new Complex(Math.PI, 0);
+    if (name === 'e') return new Complex(Math.E, 0);
+    if (name === '\\infty') throw notEvaluated;
+    return new Complex(this.point.of(name), 0);
+  }
+
+  #power(baseNode: Node, exponentNode: Node): Complex {
+    const base = this.of(baseNode);
+    const exact = evaluate(exponentNode)?.exact;
+    if (exact !== undefined && base.im === 0) {
+      // Real roots of odd degree, as in evaluate.ts.
+      const power = toNumber(exact);
+      const isOddRoot = exact.denominator % 2n === 1n;
+      if (base.re >= 0 || exact.denominator === 1n) return new Complex(base.re ** power, 0);
+      if (isOddRoot) {
+        const size = Math.abs(base.re) ** power;
+        return new Complex(exact.numerator % 2n === 0n ? size : -size, 0);
+      }
+    }
+    const power = base.pow(this.of(exponentNode));
+    // Underflow hides differences.
+    if (power.abs() === 0 && base.abs() > 0) this.peak = Infinity;
+    return power;
+  }
+
+  #apply(name: string, operands: readonly Node[]): Complex {
+    const last = operands.at(-1) as Node;
+    if (name === '\\abs') return new Complex(this.of(last).abs(), 0);
+    if (name === '\\log' || name === '\\lg') {
+      const base =
+        operands.length === 2
+          ? this.of(operands[0] as Node).log()
+          : new Complex(name === '\\lg' ? Math.LN10 : unknownBase, 0);
+      return this.of(last).log().div(base);
+    }
+    const method =
+      operands.length === 1 && Object.hasOwn(complexFunctions, name) ? complexFunctions[name] : undefined;
+    if (method === undefined) {
+      const value = evaluate({ kind: 'apply', name, operands: [...operands] });
+      if (value === undefined) throw notEvaluated;
+      return new Complex(value.approximate, 0);
+    }
+    const inDegrees = anglesOf.has(name) && last.kind === 'degree';
+    const value = this.of(last);
+    return (inDegrees ? value.mul(Math.PI / 180) : value)[method]();
+  }
+}
+
+/** Positive values at every other point, so that roots and logarithms have real values there. */
+const drawReal =
+  (index: number) =>
+  (random: Random): number => {
+    const size = 0.3 + 2.4 * random.uniform();
+    return index % 2 === 1 && random.uniform() < 0.5 ? -size : size;
+  };
+
+interface Sample {
+  value: Complex;
+  peak: number;
+}
+
+function sampleAt(node: Node, point: Point<number>): Sample | undefined {
+  const evaluation = new ComplexEvaluation(point);
+  const value = evaluation.of(node);
+  const size = value.abs();
+  const isUsable = Number.isFinite(size) && Number.isFinite(evaluation.peak) && (size === 0 || size > 1e-200);
+  return isUsable ? { value, peak: evaluation.peak } : undefined;
+}
+
+const isReal = ({ value, peak }: Sample): boolean =>
+  Math.abs(value.im) <= relativeTolerance * Math.abs(value.re) + cancellation * peak;
+
+function agree(a: Sample, b: Sample): boolean {
+  const size = Math.max(a.value.abs(), b.value.abs());
+  const tolerance = relativeTolerance * size + cancellation * Math.max(a.peak, b.peak);
+  return a.value.sub(b.value).abs() <= tolerance;
+}
+
+/**
+ * Values of two expressions at the points where both have one, at most until `differ` says so of a pair of which both
+ * are real; undefined where an expression cannot be evaluated.
+ */
+function samplePairs(
+  a: Node,
+  b: Node,
+  differ: (left: Sample, right: Sample) => boolean = () => false,
+): [Sample, Sample][] | undefined {
+  const pairs: [Sample, Sample][] = [];
+  try {
+    for (let index = 0; index < realPoints; index++) {
+      const point = new Point(index, drawReal(index));
+      const left = sampleAt(a, point);
+      const right = left && sampleAt(b, point);
+      if (left === undefined || right === undefined) continue;
+      pairs.push([left, right]);
+      if (isReal(left) && isReal(right) && differ(left, right)) return undefined;
+    }
+  } catch (error) {
+    if (error === notEvaluated) return undefined;
+    throw error;
+  }
+  const real = pairs.filter(([left, right]) => isReal(left) && isReal(right));
+  // Functions of real variables are compared where both are real: ln(x^2) is 2 ln x, but sqrt(x^2) is not x.
+  const chosen = real.length >= 3 ? real : pairs;
+  return chosen.length >= 3 ? chosen : undefined;
+}
+
+/** Residues at the points where both have one. */
+function* residuePairs(a: Node, b: Node): Generator<[number, number]> {
+  for (let index = 0, found = 0; index < 2 * exactPoints && found < exactPoints; index++) {
+    const point = new Point(index, (random) => random.integer(prime));
+    const left = residue(a, point);
+    const right = left === undefined ? undefined : residue(b, point);
+    if (left === undefined || right === undefined) continue;
+    found++;
+    yield [left, right];
+  }
+}
+
+/** True where both expressions have the same values, as functions of their variables. */
+export function identical(a: Node, b: Node): boolean {
+  if (isRationalFunction(a) && isRationalFunction(b)) {
+    let agreeing = 0;
+    for (const [left, right] of residuePairs(a, b)) {
+      if (left !== right) return false;
+      agreeing++;
+    }
+    return agreeing === exactPoints;
+  }
+  const pairs = samplePairs(a, b, (left, right) => !agree(left, right));
+  return pairs?.every(([left, right]) => agree(left, right)) ?? false;
+}
+
+/**
+ * The sign of c where a = c b for a number c other than 0, as functions: the equations a = 0 and b = 0 then say the
+ * same. 0 where there is no such c.
+ */
+export function signOfRatio(a: Node, b: Node): -1 | 0 | 1 {
+  if (isRationalFunction(a) && isRationalFunction(b)) {
+    const pairs: [number, number][] = [];
+    for (const pair of residuePairs(a, b)) {
+      const [first = pair] = pairs;
+      if (pair[0] === 0 || pair[1] === 0 || (pair[0] * first[1]) % prime !== (pair[1] * first[0]) % prime)
+        return 0;
+      pairs.push(pair);
+    }
+    if (pairs.length < exactPoints) return 0;
+  }
+  const ratios = samplePairs(a, b)
+    ?.filter(([left, right]) => isReal(left) && isReal(right) && right.value.re !== 0)
+    .map(([left, right]) => left.value.re / right.value.re);
+  const ratio = ratios?.[0];
+  if (ratios === undefined || ratio === undefined || ratios.length < 3 || ratio === 0) return 0;
+  if (ratios.some((other) => Math.abs(other - ratio) > 1e-7 * Math.abs(ratio))) return 0;
+  return ratio > 0 ? 1 : -1;
+}
+
+const zero: Node = { kind: 'number', value: { numerator: 0n, denominator: 1n }, decimals: 0 };
+
+/** The expression with another one in the place of a variable. */
+function substitute(node: Node, name: string, by: Node): Node {
+  const inner = (part: Node): Node => substitute(part, name, by);
+  switch (node.kind) {
+    case 'number':
+      return node;
+    case 'symbol':
+      return node.name === name ? by : node;
+    case 'add':
+      return { kind: 'add', terms: node.terms.map(inner) };
+    case 'multiply':
+      return { kind: 'multiply', factors: node.factors.map(inner) };
+    case 'divide':
+      return { kind: 'divide', numerator: inner(node.numerator), denominator: inner(node.denominator) };
+    case 'power':
+      return { kind: 'power', base: inner(node.base), exponent: inner(node.exponent) };
+    case 'apply':
+      return { ...node, operands: node.operands.map(inner) };
+    case 'negate':
+    case 'percent':
+    case 'degree':
+      return { kind: node.kind, operand: inner(node.operand) };
+  }
+}
+
+/** True where `expression = 0` is linear in a variable and `solution` is what it is solved by: xy - 6, y, 6/x. */
+export function isSolvedBy(expression: Node, name: string, solution: Node): boolean {
+  const variable: Node = { kind: 'symbol', name };
+  const at = (offset: number): Node =>
+    substitute(expression, name, {
+      kind: 'add',
+      terms: [
+        variable,
+        { kind: 'number', value: { numerator: BigInt(offset), denominator: 1n }, decimals: 0 },
+      ],
+    });
+  if (!identical(substitute(expression, name, solution), zero)) return false;
+  const [first, second] = [at(1), at(2)];
+  if (identical(first, expression)) return false;
+  const middle: Node = { kind: 'add', terms: [expression, second] };
+  return identical(middle, { kind: 'add', terms: [first, first] });
+}
