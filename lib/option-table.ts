@@ -2,7 +2,7 @@
  * The one table of options. Types, defaults, checks, command-line flags and help all come from here: an option is
  * named in camelCase in the Node API and configuration files and in kebab-case on the command line.
  */
-import { benchSuites, caseNames, peerNames } from './bench/names.js';
+import { benchSuites, caseNames, peerNames, trainCaseNames, trainPeerNames } from './bench/names.js';
 import { strategyNames } from './strategies/names.js';
 
 export const commands = [
@@ -399,9 +399,13 @@ const benchmark = {
     kind: 'list',
     on: bench,
     default: 'embedded',
-    describe: `Cases: ${caseNames.join(', ')}`,
+    describe: `Cases: ${caseNames.join(', ')}; of train: ${trainCaseNames.join(', ')}`,
   },
-  peer: { kind: 'list', on: bench, describe: `Run beside it: ${peerNames.join(', ')}` },
+  peer: {
+    kind: 'list',
+    on: bench,
+    describe: `Run beside it: ${peerNames.join(', ')}; of train: ${trainPeerNames.join(', ')}`,
+  },
   peerDtype: {
     kind: 'string',
     on: bench,
@@ -436,7 +440,7 @@ const benchmark = {
     kind: 'string',
     on: bench,
     default: 'bench/results/rollouts.jsonl',
-    describe: 'File that the rows are appended to',
+    describe: 'File that the rows are appended to; of train: bench/results/train.jsonl',
   },
 } as const satisfies Record<string, OptionSpec>;
 
