@@ -332,12 +332,33 @@ const training = {
     max: 0.95,
     describe: 'Dropout before the adapters',
   },
+  loraRankStabilized: {
+    kind: 'boolean',
+    on: train,
+    default: false,
+    aliases: ['use-rslora'],
+    describe: 'Scale adapters by alpha / sqrt(rank) instead of alpha / rank',
+  },
   masterWeights: {
     kind: 'string',
     on: train,
     default: 'float32',
     values: ['float32', 'none'],
     describe: 'Master copies of bf16 weights',
+  },
+  moments: {
+    kind: 'string',
+    on: train,
+    default: 'float32',
+    values: ['float32', 'bfloat16'],
+    describe: "AdamW's moments; bfloat16 halves their memory (CPU)",
+  },
+  gradientCheckpointing: {
+    kind: 'string',
+    on: train,
+    default: 'auto',
+    values: ['auto', 'on', 'off'],
+    describe: 'Run each layer again in the backward, to save memory (CPU); auto: where a sequence needs it',
   },
   lossNormalization: {
     kind: 'string',

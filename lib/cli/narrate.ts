@@ -70,6 +70,15 @@ export class Narrator {
       case 'step':
         this.#steps++;
         break;
+      case 'plan':
+        if (event.peakBytes !== undefined) {
+          const { microBatchTokens, checkpoint, peakBytes } = event;
+          this.#view.line(
+            `${count(microBatchTokens)} tokens at once${checkpoint ? ', layers run twice' : ''}; the training needs ` +
+              `about ${(peakBytes / 1e9).toFixed(1)} GB`,
+          );
+        }
+        break;
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
         break;

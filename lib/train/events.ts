@@ -4,6 +4,7 @@ import type { AnnotationSummary } from '../counterfactual/summary.js';
 import type { EvalStageEvent } from '../eval/events.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { LoopEvent } from './loop.js';
+import type { RunPlan } from './memory-plan.js';
 
 /** In this order; those of the baseline and of sampled evaluation only where asked for. */
 export type TrainStage =
@@ -50,6 +51,8 @@ export type TrainEvent =
   | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>
   | { type: 'annotated'; summary: AnnotationSummary }
   | Extract<EvalStageEvent<TrainStage>, { type: 'prediction' | 'evaluated' }>
+  /** Before training starts: tokens at once, whether layers run again in the backward, and the process's memory. */
+  | ({ type: 'plan'; strategy: StrategyName } & RunPlan)
   /** An optimizer step, a checkpoint, where training continues; `strategy` says whose. */
   | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
   | { type: 'saved'; strategy: StrategyName; path: string }

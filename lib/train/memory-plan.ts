@@ -43,6 +43,13 @@ export interface MemoryPlan {
   total: number;
 }
 
+export interface RunPlan {
+  microBatchTokens: number;
+  checkpoint: boolean;
+  /** Predicted high-water mark of the process's memory while it trains; undefined on a GPU. */
+  peakBytes: number | undefined;
+}
+
 /** Measured: node and libtorch after loading a small model, and what the allocator keeps (docs/decisions/0008). */
 const runtimeBytes = 190e6;
 
@@ -107,7 +114,17 @@ const mostTokens = 4096;
 export function planMicroBatch(
   settings: MemorySettings,
   longestSequence: number,
+  onCpu = true,
 ): { microBatchTokens: number; checkpoint: boolean } {
+  const { config } = settings;
+  if (!onCpu) {
+    // Autograd keeps about 16 rows of the hidden and 5 of the intermediate size per token and layer, fp32.
+    const perToken = 4 * config.layers * (16 * config.hiddenSize + 5 * config.intermediateSize);
+    return {
+      microBatchTokens: Math.max(256, Math.min(16_384, Math.floor(16e9 / perToken))),
+      checkpoint: false,
+    };
+  }
   const common = { ...settings, selectedTokens: 0, bf16Moments: false, masterWeights: true };
   const one = planMemory({ ...common, microBatchTokens: 1, checkpoint: false });
   const fixed = one.weights + one.optimizer;
