@@ -4,6 +4,7 @@
  */
 export { type BenchOptions, bench } from './bench/bench.js';
 export type { BenchEvent, BenchResult, BenchRow } from './bench/events.js';
+export type { TrainRow } from './bench/train.js';
 export { type AnnotateOptions, annotate } from './counterfactual/annotate.js';
 export type { AnnotateEvent, Savings } from './counterfactual/events.js';
 export type { AnnotateResult } from './counterfactual/stage.js';

@@ -2,7 +2,7 @@
  * The one table of options. Types, defaults, checks, command-line flags and help all come from here: an option is
  * named in camelCase in the Node API and configuration files and in kebab-case on the command line.
  */
-import { benchSuites, caseNames, peerNames } from './bench/names.js';
+import { benchSuites, caseNames, peerNames, trainCaseNames, trainPeerNames } from './bench/names.js';
 import { strategyNames } from './strategies/names.js';
 
 export const commands = [
@@ -384,6 +384,20 @@ const training = {
     values: ['float32', 'none'],
     describe: 'Master copies of bf16 weights',
   },
+  moments: {
+    kind: 'string',
+    on: train,
+    default: 'float32',
+    values: ['float32', 'bfloat16'],
+    describe: "AdamW's moments; bfloat16 halves their memory (CPU)",
+  },
+  gradientCheckpointing: {
+    kind: 'string',
+    on: train,
+    default: 'auto',
+    values: ['auto', 'on', 'off'],
+    describe: 'Run each layer again in the backward, to save memory (CPU); auto: where a sequence needs it',
+  },
   lossNormalization: {
     kind: 'string',
     on: train,
@@ -493,9 +507,13 @@ const benchmark = {
     kind: 'list',
     on: bench,
     default: 'embedded',
-    describe: `Cases: ${caseNames.join(', ')}`,
+    describe: `Cases: ${caseNames.join(', ')}; of train: ${trainCaseNames.join(', ')}`,
   },
-  peer: { kind: 'list', on: bench, describe: `Run beside it: ${peerNames.join(', ')}` },
+  peer: {
+    kind: 'list',
+    on: bench,
+    describe: `Run beside it: ${peerNames.join(', ')}; of train: ${trainPeerNames.join(', ')}`,
+  },
   peerDtype: {
     kind: 'string',
     on: bench,
@@ -530,7 +548,7 @@ const benchmark = {
     kind: 'string',
     on: bench,
     default: 'bench/results/rollouts.jsonl',
-    describe: 'File that the rows are appended to',
+    describe: 'File that the rows are appended to; of train: bench/results/train.jsonl',
   },
 } as const satisfies Record<string, OptionSpec>;
 

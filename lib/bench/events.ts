@@ -1,6 +1,7 @@
 /** What a measurement tells while it runs, and its rows. */
 import type { Agreement } from './agreement.js';
 import type { Spread } from './statistics.js';
+import type { TrainRow } from './train.js';
 
 /** One line of bench/results/rollouts.jsonl: one side of one case in one run. Keys become snake_case in the file. */
 export interface BenchRow {
@@ -70,18 +71,21 @@ export type BenchEvent =
       side: string;
       /** From 1; void repeats are done again. */
       round: number;
-      what: 'rollouts' | 'annotate';
+      what: 'rollouts' | 'annotate' | 'train';
       seconds: number;
       tokensPerSecond: number;
       otherCpu: number | undefined;
       void: boolean;
     }
   | { type: 'row'; row: BenchRow }
+  | { type: 'train-row'; row: TrainRow }
   | { type: 'written'; file: string; rows: number };
 
 export type EmitBench = (event: BenchEvent) => void;
 
 export interface BenchResult {
   rows: BenchRow[];
+  /** Of `bench train`. */
+  trainRows: TrainRow[];
   absent: { side: string; reason: string }[];
 }

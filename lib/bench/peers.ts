@@ -1,7 +1,7 @@
 /** Who is measured beside us: programs in bench/peers, each with an install line of its own. */
 import { join, relative } from 'node:path';
 import { packageRoot } from '../native/addon.mjs';
-import type { PeerName } from './names.js';
+import type { PeerName, TrainPeerName } from './names.js';
 import type { SideCommand } from './side.js';
 
 export interface Peer extends SideCommand {
@@ -43,4 +43,15 @@ export function peerOf(name: PeerName, python: string): Peer {
         choosesDtype: false,
       };
   }
+}
+
+const trainInstall = (): string =>
+  `python3 -m venv .venv && .venv/bin/pip install -r ${shown('requirements-train.txt')}, then --python .venv/bin/python`;
+
+/** A trainer beside ours. @param python its interpreter. */
+export function trainPeerOf(name: TrainPeerName, python: string): SideCommand {
+  const script = join(peersFolder, name === 'transformers' ? 'hf_trainer.py' : 'trl_sft.py');
+  // The job's path comes first.
+  const after = name === 'trl-packing' ? ['packing'] : [];
+  return { name, program: python, args: [script], after, install: trainInstall() };
 }

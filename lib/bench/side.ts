@@ -11,14 +11,16 @@ export interface SideCommand {
   name: string;
   program: string;
   args: readonly string[];
+  /** Arguments after the job's path. */
+  after?: readonly string[] | undefined;
   /** How to install what it needs, for when it is absent. */
   install?: string | undefined;
 }
 
 /** Our own side; this file lies beside it in lib/bench (run by tsx) and in dist/bench. */
-export function ownSide(): SideCommand {
+export function ownSide(file: 'own-side' | 'train-side' = 'own-side'): SideCommand {
   const here = fileURLToPath(import.meta.url);
-  const script = here.replace(/side(\.[jt]s)$/, 'own-side$1');
+  const script = here.replace(/side(\.[jt]s)$/, `${file}$1`);
   return { name: 'cft-native', program: process.execPath, args: [...process.execArgv, script] };
 }
 
@@ -75,7 +77,7 @@ export class Side {
     { threads, signal }: { threads: number; signal?: AbortSignal | undefined },
   ): Promise<{ side: Side; ready: Greeting & { type: 'ready' } } | { absent: string }> {
     signal?.throwIfAborted();
-    const child = spawn(command.program, [...command.args, jobFile], {
+    const child = spawn(command.program, [...command.args, jobFile, ...(command.after ?? [])], {
       env: environment(threads),
       stdio: ['pipe', 'pipe', 'pipe'],
     });

@@ -112,6 +112,15 @@ export class Narrator {
           `stopped early at step ${event.step} of ${event.steps}: the validation loss was lowest at step ${event.bestStep}`,
         );
         break;
+      case 'plan':
+        if (event.peakBytes !== undefined) {
+          const { microBatchTokens, checkpoint, peakBytes } = event;
+          this.#view.line(
+            `${count(microBatchTokens)} tokens at once${checkpoint ? ', layers run twice' : ''}; the training needs ` +
+              `about ${(peakBytes / 1e9).toFixed(1)} GB`,
+          );
+        }
+        break;
       case 'resumed':
         this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
         break;

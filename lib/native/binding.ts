@@ -107,6 +107,9 @@ export interface NativeModel {
    * Tokens per second that the matrix products of a decode step alone would allow with so many rows: all layers'
    * weights once per step, the head included. Takes about half a second.
    */
+  /** Tokens per second of a training step's matrix products alone, forward and backward, `headRows` of the rows
+   * through the head: the limit of full fine-tuning without shared prefixes. */
+  trainGemmLimit(rows: number, headRows: number): Promise<{ tokensPerSecond: number; kernel: string }>;
   gemmLimit(rows: number): Promise<{ tokensPerSecond: number; steps: number; kernel: string }>;
   /** Hugging Face names of all weights in a fixed order, without a tied lm_head. */
   tensorNames(): string[];
@@ -233,8 +236,12 @@ export interface NativeTrainerOptions {
   weightDecay: number;
   /** Clip to this global norm; 0 = no clipping. */
   maxGradNorm: number;
-  /** For LoRA's initialisation and dropout. */
+  /** For LoRA's initialisation and dropout, and for stochastic rounding. */
   seed: number;
+  /** Moments in bf16, rounded stochastically (CPU only); default false. */
+  bf16Moments?: boolean;
+  /** Keep the layers' inputs alone and run each layer again in the backward (CPU); default false. */
+  checkpoint?: boolean;
 }
 
 /** Packed sequences without padding: sequence s is tokenIds[sequenceStarts[s] .. sequenceStarts[s + 1]). */
@@ -261,6 +268,8 @@ export interface NativeBatchScores {
 export interface NativeTrainer {
   /** Trained parameters. */
   readonly trainableParameters: number;
+  /** Parts that each batch is run in: above 1 once memory did not suffice for it as a whole. */
+  readonly parts?: number;
   /** Adds the gradients of one micro-batch; resolves with sum(weight * nll). A batch with M = 0 does nothing. */
   accumulate(batch: NativeTrainBatch): Promise<number>;
   /**

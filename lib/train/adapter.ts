@@ -3,8 +3,14 @@ import { renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CftError } from '../errors.js';
 import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
+import type { ModelConfig } from '../model/config.js';
 import type { NativeLoraOptions, NativeTrainer } from '../native/binding.js';
 import type { ResolvedOptions } from '../options.js';
+
+type LoraShape = Pick<
+  ModelConfig,
+  'hiddenSize' | 'intermediateSize' | 'heads' | 'kvHeads' | 'headDim' | 'layers'
+>;
 
 /** Every linear layer of the decoder but the output matrix, as PEFT's "all-linear" has it. */
 const linearModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
@@ -31,6 +37,21 @@ export function loraOptions(options: ResolvedOptions<'train'>): NativeLoraOption
     targets,
     rankStabilized: options.loraRankStabilized,
   };
+}
+
+/** How many parameters an adapter has. */
+export function loraParameters(config: LoraShape, { rank, targets }: NativeLoraOptions): number {
+  const { hiddenSize: hidden, intermediateSize: inner, heads, kvHeads, headDim, layers } = config;
+  const sizes: Record<string, number> = {
+    q_proj: hidden + heads * headDim,
+    k_proj: hidden + kvHeads * headDim,
+    v_proj: hidden + kvHeads * headDim,
+    o_proj: heads * headDim + hidden,
+    gate_proj: hidden + inner,
+    up_proj: hidden + inner,
+    down_proj: inner + hidden,
+  };
+  return targets.reduce((sum, target) => sum + layers * rank * (sizes[target] ?? 0), 0);
 }
 
 /** adapter_config.json as PEFT writes it for a plain LoRA. */

@@ -5,6 +5,7 @@ import type { EvalStageEvent } from '../eval/events.js';
 import type { HubEvent } from '../model/hub.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { LoopEvent } from './loop.js';
+import type { RunPlan } from './memory-plan.js';
 
 /** In this order; those of the baseline and of sampled evaluation only where asked for. */
 export type TrainStage =
@@ -53,6 +54,8 @@ export type TrainEvent =
   | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>
   | { type: 'annotated'; summary: AnnotationSummary }
   | Extract<EvalStageEvent<TrainStage>, { type: 'prediction' | 'evaluated' }>
+  /** Before training starts: tokens at once, whether layers run again in the backward, and the process's memory. */
+  | ({ type: 'plan'; strategy: StrategyName } & RunPlan)
   /** A step, a measurement, a checkpoint, where training continues or stops early; `strategy` says whose. */
   | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
   | { type: 'saved'; strategy: StrategyName; path: string }

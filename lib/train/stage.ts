@@ -12,13 +12,14 @@ import type { ResolvedOptions } from '../options.js';
 import { optionsForFile } from '../run-folder.js';
 import { type StrategyName, strategies } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
-import { loraOptions, saveAdapter } from './adapter.js';
+import { loraOptions, loraParameters, saveAdapter } from './adapter.js';
 import type { BatchSize } from './batch-size.js';
 import { type BestModel, bestFolder, type Facts, writeFailure } from './checkpoints.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import { type TrainingExample, toExample } from './examples.js';
 import type { Probe } from './held-out.js';
 import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
+import { type MemorySettings, planMemory, planMicroBatch, type RunPlan } from './memory-plan.js';
 import type { StepMetrics } from './metrics.js';
 import { planTraining, type TrainingPlan } from './plan.js';
 import { makeSchedule, type Schedule } from './schedule.js';
@@ -106,18 +107,40 @@ export function makeValidation(
   return undefined;
 }
 
-/** Bytes that the activations of a micro-batch may take. */
-const activationBudget = { cpu: 1.5e9, cuda: 16e9 };
-
-/** Tokens per micro-batch by the size of the activations; depends on the model alone, so that a resume packs alike. */
-function autoMicroBatchTokens({ config, device }: Model): number {
-  // Kept per token and layer for the backward pass: about 16 rows of the hidden and 5 of the intermediate size, fp32.
-  const perToken = 4 * config.layers * (16 * config.hiddenSize + 5 * config.intermediateSize);
-  const budget = device === 'cpu' ? activationBudget.cpu : activationBudget.cuda;
-  return Math.max(256, Math.min(16_384, Math.floor(budget / perToken)));
+/** How many tokens go through the model at once, and what the run will need; the same for every start of the run. */
+function planRun(
+  { config, device, dtype, parameterCount: parameters }: Model,
+  options: ResolvedOptions<'train'>,
+  examples: readonly TrainingExample[],
+): RunPlan {
+  const lora = loraOptions(options);
+  const settings: MemorySettings = {
+    config,
+    dtype,
+    parameters,
+    lora: lora && { parameters: loraParameters(config, lora) },
+  };
+  const longest = Math.max(1, ...examples.map(({ tokenIds }) => tokenIds.length));
+  const planned = planMicroBatch(settings, longest, device === 'cpu');
+  const microBatchTokens =
+    options.microBatchTokens === 'auto' ? planned.microBatchTokens : options.microBatchTokens;
+  const wanted = options.gradientCheckpointing;
+  const checkpoint = device === 'cpu' && (wanted === 'auto' ? planned.checkpoint : wanted === 'on');
+  const tokens = examples.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+  const selected = examples.reduce((sum, example) => sum + example.selected.length, 0);
+  const most = Math.max(longest, Math.min(microBatchTokens, tokens));
+  const { total } = planMemory({
+    ...settings,
+    microBatchTokens: most,
+    selectedTokens: Math.ceil((most * selected) / Math.max(1, tokens)),
+    checkpoint,
+    bf16Moments: options.moments === 'bfloat16',
+    masterWeights: options.masterWeights === 'float32',
+  });
+  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total : undefined };
 }
 
-function trainerOptions(options: ResolvedOptions<'train'>): NativeTrainerOptions {
+function trainerOptions(options: ResolvedOptions<'train'>, checkpoint: boolean): NativeTrainerOptions {
   const lora = loraOptions(options);
   return {
     ...(lora && { lora }),
@@ -128,6 +151,8 @@ function trainerOptions(options: ResolvedOptions<'train'>): NativeTrainerOptions
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
     seed: options.seed,
+    bf16Moments: options.moments === 'bfloat16',
+    checkpoint,
   };
 }
 
@@ -231,13 +256,13 @@ async function trainAndSave(
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
   await using model = await stageOptions.load(options.model);
-  const settings = trainerOptions(options);
+  const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples);
+  emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });
+  const settings = trainerOptions(options, checkpoint);
   const trainer = await model.createTrainer(settings);
   const saveModel = (path: string): Promise<void> =>
     settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
   try {
-    const microBatchTokens =
-      options.microBatchTokens === 'auto' ? autoMicroBatchTokens(model) : options.microBatchTokens;
     const progress = new ProgressTeller(emit, stage);
     const onEvent = (event: LoopEvent): void => {
       emit(event.type === 'warning' ? event : { ...event, strategy });

@@ -58,6 +58,7 @@ Napi::Function ModelHandle::define(Napi::Env env) {
       env, "NativeModel",
       {InstanceMethod<&ModelHandle::logits>("logits"), InstanceMethod<&ModelHandle::scores>("scores"),
        InstanceMethod<&ModelHandle::gemm_limit>("gemmLimit"),
+       InstanceMethod<&ModelHandle::train_gemm_limit>("trainGemmLimit"),
        InstanceMethod<&ModelHandle::tensor_names>("tensorNames"),
        InstanceMethod<&ModelHandle::tensor_shape>("tensorShape"),
        InstanceMethod<&ModelHandle::save_tensors>("saveTensors"),
@@ -172,6 +173,22 @@ Napi::Value ModelHandle::scores(const Napi::CallbackInfo& info) {
           Napi::Object result = Napi::Object::New(env);
           result.Set("logProbs", floats(env, scores.log_probs));
           result.Set("entropies", floats(env, scores.entropies));
+          return result;
+        });
+  });
+}
+
+Napi::Value ModelHandle::train_gemm_limit(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&] {
+    const int64_t rows = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : 0;
+    const int64_t head_rows = info[1].IsNumber() ? info[1].As<Napi::Number>().Int64Value() : 0;
+    return run(
+        env, [model = need(), rows, head_rows] { return cft::train_gemm_limit(*model, rows, head_rows); },
+        [](Napi::Env env, GemmLimit& limit) -> Napi::Value {
+          Napi::Object result = Napi::Object::New(env);
+          result.Set("tokensPerSecond", limit.tokens_per_second);
+          result.Set("kernel", limit.kernel);
           return result;
         });
   });

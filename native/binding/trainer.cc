@@ -43,6 +43,8 @@ TrainerOptions need_options(const Napi::Value& value) {
   options.adamw.master_weights = need_bool(object, "masterWeights");
   options.max_grad_norm = need_number(object, "maxGradNorm");
   options.seed = static_cast<uint64_t>(need_integer(object, "seed"));
+  if (!object.Get("bf16Moments").IsUndefined()) options.adamw.bf16_moments = need_bool(object, "bf16Moments");
+  if (!object.Get("checkpoint").IsUndefined()) options.checkpoint = need_bool(object, "checkpoint");
   return options;
 }
 
@@ -60,6 +62,7 @@ Napi::Function TrainerHandle::define(Napi::Env env) {
   return DefineClass(
       env, "NativeTrainer",
       {InstanceAccessor<&TrainerHandle::trainable_parameters>("trainableParameters"),
+       InstanceAccessor<&TrainerHandle::parts>("parts"),
        InstanceMethod<&TrainerHandle::accumulate>("accumulate"), InstanceMethod<&TrainerHandle::step>("step"),
        InstanceMethod<&TrainerHandle::score>("score"), InstanceMethod<&TrainerHandle::gradient>("gradient"),
        InstanceMethod<&TrainerHandle::parameter_names>("parameterNames"),
@@ -132,6 +135,11 @@ Napi::Value TrainerHandle::trainable_parameters(const Napi::CallbackInfo& info) 
   return guard(info.Env(), [&] {
     return Napi::Number::New(info.Env(), static_cast<double>(need()->trainer.trainable_parameters()));
   });
+}
+
+Napi::Value TrainerHandle::parts(const Napi::CallbackInfo& info) {
+  return guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(need()->trainer.parts())); });
 }
 
 Napi::Value TrainerHandle::accumulate(const Napi::CallbackInfo& info) {

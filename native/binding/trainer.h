@@ -32,6 +32,7 @@ class TrainerHandle : public Napi::ObjectWrap<TrainerHandle> {
   Napi::Value post(const Napi::CallbackInfo& info, Work work, Convert convert) const;
 
   Napi::Value trainable_parameters(const Napi::CallbackInfo& info);
+  Napi::Value parts(const Napi::CallbackInfo& info);
   Napi::Value accumulate(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value score(const Napi::CallbackInfo& info);

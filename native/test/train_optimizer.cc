@@ -79,8 +79,8 @@ TEST_CASE("AdamW updates as torch.optim.AdamW and decays matrices only") {
   CHECK(error_after_steps(random_tensor({5, 7}), 0.3, options) < 1e-6);
 }
 
-TEST_CASE("fp32 masters carry what bf16 weights round away") {
-  const at::Tensor start = at::ones({4, 4}, at::kFloat);
+TEST_CASE("fp32 masters carry what bf16 weights round away, and without them chance does") {
+  const at::Tensor start = at::ones({64, 64}, at::kFloat);
   const auto after_small_steps = [&](bool masters) {
     const at::Tensor weight = start.to(at::kBFloat16);
     AdamWOptions options;
@@ -93,10 +93,16 @@ TEST_CASE("fp32 masters carry what bf16 weights round away") {
       gradients.clear();
     }
     CHECK((optimizer.state()[1].second.scalar_type() == (masters ? at::kFloat : at::kBFloat16)));
-    return weight[0][0].item<double>();
+    const at::Tensor wide = weight.to(at::kFloat);
+    return std::pair(wide.mean().item<double>(), wide.std().item<double>());
   };
-  CHECK(after_small_steps(true) == doctest::Approx(0.98).epsilon(0.004));
-  CHECK(after_small_steps(false) == 1.0);
+  const auto [exact, no_spread] = after_small_steps(true);
+  CHECK(exact == doctest::Approx(0.98).epsilon(0.004));
+  CHECK(no_spread == doctest::Approx(0.0));
+  // Each weight is at a bf16 value beside 0.98; their mean is there.
+  const auto [mean, spread] = after_small_steps(false);
+  CHECK(mean == doctest::Approx(0.98).epsilon(5e-4));
+  CHECK(spread > 1e-3);
 
   AdamWOptions options;
   options.weight_decay = 0.1;
@@ -113,8 +119,44 @@ TEST_CASE("gradients accumulate in fp32 and leave the leaves as they were") {
   CHECK(!leaf.requires_grad());
   CHECK(!leaf.grad().defined());
   CHECK(gradients.norm() == doctest::Approx(1.0078125 * std::sqrt(3.0)));
-  gradients.scale(0.5);
-  CHECK(gradients.sum(0)[0].item<float>() == 0.50390625f);
   gradients.clear();
   CHECK(gradients.norm() == 0.0);
+}
+
+TEST_CASE("bf16 moments keep their means, where rounding to the nearest would stop the second one") {
+  const at::Tensor start = at::ones({64, 64}, at::kFloat);
+  AdamWOptions options;
+  options.bf16_moments = true;
+  options.seed = 3;
+  const at::Tensor weight = start.clone();
+  AdamW optimizer({{"w", weight}}, options);
+  Gradients gradients({weight});
+  for (int step = 0; step < 400; ++step) {
+    record(gradients, weight, start);
+    optimizer.step(gradients, 1e-3, 0.5);
+    gradients.clear();
+  }
+  const auto state = optimizer.state();
+  REQUIRE(state[2].first == "exp_avg.w");
+  CHECK((state[2].second.scalar_type() == at::kBFloat16));
+  CHECK(state[2].second.to(at::kFloat).mean().item<double>() == doctest::Approx(0.5).epsilon(0.005));
+  const double second = 0.25 * (1 - std::pow(0.999, 400));
+  CHECK(state[3].second.to(at::kFloat).mean().item<double>() == doctest::Approx(second).epsilon(0.01));
+  CHECK(weight.mean().item<double>() == doctest::Approx(1 - 0.4).epsilon(0.01));
+  CHECK((optimizer.state_layout()[2].second.scalar_type() == at::kBFloat16));
+}
+
+TEST_CASE("clipping inside the update is clipping before it") {
+  const at::Tensor start = random_tensor({9, 37});
+  const auto after = [&](double by, double scale) {
+    const at::Tensor weight = start.clone();
+    AdamWOptions options;
+    options.epsilon = 0.1;
+    AdamW optimizer({{"w", weight}}, options);
+    Gradients gradients({weight});
+    record(gradients, weight, start * by);
+    optimizer.step(gradients, 1e-2, scale);
+    return weight;
+  };
+  CHECK((after(1, 0.25) - after(0.25, 1)).abs().max().item<double>() < 1e-7);
 }

@@ -1,6 +1,7 @@
 /**
- * Ten optimizer steps, full and LoRA, against PyTorch and PEFT (test/fixtures/training/make_training.py): dense
- * cross-entropy with ignore_index, accumulation, clipping, AdamW with weight decay, warm-up and cosine.
+ * Fifty optimizer steps, full and LoRA, against PyTorch and PEFT (test/fixtures/training/make_training.py): dense
+ * cross-entropy with ignore_index, accumulation, clipping, AdamW with weight decay, warm-up and cosine; every gradient
+ * of the first step, and weights and moments after ten.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,7 +26,7 @@ interface Expected {
   losses: number[];
   grad_norms: number[];
   probe: Sequence & { nll: number[]; entropies: number[] };
-  /** Steps, micro-batches, sequences. */
+  /** Batches that the steps go through in turn, micro-batches, sequences. */
   steps: Sequence[][][];
 }
 
@@ -65,12 +66,30 @@ async function startFrom(t: ExecutionContext, trainer: NativeTrainer, adapter: s
   await trainer.loadState(state.map(nativeEntry));
 }
 
+/** fp32 tensors of a safetensors file by name. */
+function readTensors(path: string): Map<string, Float32Array> {
+  const bytes = readFileSync(path);
+  return new Map(
+    readSafetensorsHeader(path).map(({ name, offset, byteLength }) => [
+      name,
+      new Float32Array(Uint8Array.from(bytes.subarray(offset, offset + byteLength)).buffer),
+    ]),
+  );
+}
+
+/** |found - expected| / |expected|, as norms of the whole tensors. */
+function tensorError(found: Float32Array, expected: Float32Array): number {
+  const norm = (values: Float32Array): number =>
+    Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+  return norm(expected.map((value, i) => found[i]! - value)) / Math.max(norm(expected), 1e-12);
+}
+
 function worst(found: ArrayLike<number>, expected: readonly number[]): number {
   return Math.max(...expected.map((value, i) => Math.abs(found[i]! - value) / Math.abs(value)));
 }
 
 for (const name of ['full-qwen2', 'full-llama', 'lora-qwen2', 'lora-llama']) {
-  test(`${name}: losses, gradient norms and scores of ten steps are PyTorch's`, async (t) => {
+  test(`${name}: losses, gradients, moments and scores over fifty steps are PyTorch's`, async (t) => {
     const expected = readJson<Expected>(fixturePath(`training/${name}.json`));
     const { settings, lora } = expected;
     await using model = await loadModel(fixturePath(`models/${expected.model}`), {
@@ -99,21 +118,44 @@ for (const name of ['full-qwen2', 'full-llama', 'lora-qwen2', 'lora-llama']) {
 
     const losses: number[] = [];
     const norms: number[] = [];
-    for (const [i, microBatches] of expected.steps.entries()) {
+    const state = readTensors(fixturePath(`training/${name}-state.safetensors`));
+    let gradients = 0;
+    const stateErrors = { weight: 0, exp_avg: 0, exp_avg_sq: 0 };
+    for (let i = 0; i < expected.losses.length; i++) {
+      const microBatches = expected.steps[i % expected.steps.length]!;
       const count = microBatches.flat().reduce((sum, { selected }) => sum + selected.length, 0);
       let loss = 0;
       for (const sequences of microBatches) loss += await trainer.accumulate(pack(sequences, count));
+      for (const parameter of i === 0 ? trainer.parameterNames() : []) {
+        const wanted = state.get(`gradient.${parameter}`)!;
+        const found = await trainer.gradient(parameter);
+        t.is(found.length, wanted.length, parameter);
+        gradients = Math.max(gradients, tensorError(found, wanted));
+      }
       const { gradNorm, applied } = await trainer.step(expected.learning_rates[i]!);
       t.true(applied);
       losses.push(loss);
       norms.push(gradNorm);
+      if (i + 1 !== 10) continue;
+      const path = join(temporaryFolder(t), 'ten.safetensors');
+      await trainer.saveState(path);
+      const found = readTensors(path);
+      for (const parameter of trainer.parameterNames()) {
+        for (const part of ['weight', 'exp_avg', 'exp_avg_sq'] as const) {
+          const error = tensorError(found.get(`${part}.${parameter}`)!, state.get(`${part}.${parameter}`)!);
+          stateErrors[part] = Math.max(stateErrors[part], error);
+        }
+      }
     }
+    t.is(losses.length, 50);
     const scores = await trainer.score(pack([expected.probe], 1));
     const errors = {
       losses: worst(losses, expected.losses),
       norms: worst(norms, expected.grad_norms),
       nll: worst(scores.nll, expected.probe.nll),
       entropies: worst(scores.entropies, expected.probe.entropies),
+      gradients,
+      ...stateErrors,
     };
     t.log(
       Object.entries(errors)
@@ -124,6 +166,8 @@ for (const name of ['full-qwen2', 'full-llama', 'lora-qwen2', 'lora-llama']) {
     t.true(errors.norms < 1e-3);
     t.true(errors.nll < 1e-4);
     t.true(errors.entropies < 1e-4);
+    t.true(errors.gradients < 1e-4);
+    for (const error of Object.values(stateErrors)) t.true(error < 1e-4);
     trainer.dispose();
   });
 }

@@ -15,7 +15,11 @@ function tell(view: View, event: BenchEvent): void {
       break;
     case 'prepared': {
       const { responses, questions, rollouts } = event;
-      view.line(`${count(responses)} of ${count(questions)} responses correct, ${count(rollouts)} rollouts`);
+      view.line(
+        rollouts > 0
+          ? `${count(responses)} of ${count(questions)} responses correct, ${count(rollouts)} rollouts`
+          : `${count(responses)} responses to ${count(questions)} questions`,
+      );
       break;
     }
     case 'side': {
@@ -40,6 +44,7 @@ function tell(view: View, event: BenchEvent): void {
       view.line(`${count(event.rows)} rows appended to ${shortPath(event.file)}`);
       break;
     case 'row':
+    case 'train-row':
       break;
   }
 }
@@ -69,7 +74,41 @@ function tableRow({
   ];
 }
 
-function summarize({ rows }: BenchResult): string {
+function summarizeTraining({ trainRows }: BenchResult): string {
+  const head = [
+    'side',
+    'dtype',
+    'tokens/s',
+    'ours is',
+    'of GEMM limit',
+    'peak memory',
+    'planned',
+    'loss differs by',
+  ];
+  const gigabytes = (bytes: number | null | undefined): string =>
+    bytes == null ? '' : `${(bytes / 2 ** 30).toFixed(2)} GB`;
+  const cases = [...new Set(trainRows.map((row) => row.case))].map((name) => {
+    const own = trainRows.filter((row) => row.case === name);
+    const cells = own.map(({ side, dtype, setting, tokensPerSecond: { p20, p50, p80 }, ...row }) => [
+      side,
+      `${dtype}, ${setting}`,
+      `${significant(p50)} (${significant(p20)} to ${significant(p80)})`,
+      row.ratio ? `${significant(row.ratio.tokensPerSecond.p50)}x` : '',
+      row.gemmLimit ? percent(row.gemmLimit.share) : '',
+      gigabytes(row.peakMemoryBytes),
+      gigabytes(row.plannedMemoryBytes),
+      row.agreement ? row.agreement.largestDifference.toExponential(1) : '',
+    ]);
+    return `${name}\n${textTable([head, ...cells])}`;
+  });
+  if (trainRows.some((row) => !row.quiet))
+    cases.push('The machine was busy with other work: only the ratios mean something, and little.');
+  return cases.join('\n\n');
+}
+
+function summarize(result: BenchResult): string {
+  if (result.trainRows.length > 0) return summarizeTraining(result);
+  const { rows } = result;
   const head = [
     'side',
     'dtype',

@@ -78,7 +78,46 @@ GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64
           "at::linear"};
 }
 
+// y = x W^T, dx = dy W and dW += dy^T x.
+void train_product(const at::Tensor& weight, int64_t rows) {
+  const at::Tensor x = at::full({rows, weight.size(1)}, 0.5, weight.options());
+  const at::Tensor y = at::linear(x, weight);
+  at::mm(y, weight);
+  at::Tensor sum = at::empty_like(weight);
+  at::addmm_out(sum, sum, y.t(), x, 0, 1);
+}
+
 }  // namespace
+
+GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, double seconds) {
+  if (rows < 1 || head_rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");
+  const at::NoGradGuard no_grad;
+  // One layer stands for all: the products are bound by arithmetic.
+  const LayerWeights& w = model.layers()[0];
+  std::vector<at::Tensor> weights;
+  for (const Linear* linear : {&w.qkv, &w.o, &w.gate_up, &w.down})
+    weights.push_back(linear->weight.to(at::kFloat));
+  const at::Tensor head = model.head().weight.to(at::kFloat);
+  const auto timed = [&](const auto& work) {
+    work();
+    std::vector<double> times;
+    const Clock::time_point start = Clock::now();
+    do {
+      const Clock::time_point before = Clock::now();
+      work();
+      synchronize(model);
+      times.push_back(std::chrono::duration<double>(Clock::now() - before).count());
+    } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds / 2);
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    return std::pair(times[times.size() / 2], static_cast<int64_t>(times.size()));
+  };
+  const auto [layer, steps] = timed([&] {
+    for (const at::Tensor& weight : weights) train_product(weight, rows);
+  });
+  const auto [head_seconds, head_steps] = timed([&] { train_product(head, head_rows); });
+  const double step = static_cast<double>(model.config().layers) * layer + head_seconds;
+  return {static_cast<double>(rows) / step, std::min(steps, head_steps), "at::linear, at::mm, at::addmm"};
+}
 
 GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
   if (rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");

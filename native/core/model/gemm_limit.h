@@ -19,4 +19,9 @@ struct GemmLimit {
 // `seconds`.
 GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
 
+// The same of a training step with `rows` tokens, of which `head_rows` pass the head: each product of the
+// forward and the two of its backward. Products in fp32 (bf16 weights are widened first, which is not timed)
+// by one operation after the other.
+GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, double seconds = 1.0);
+
 }  // namespace cft

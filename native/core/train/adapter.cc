@@ -5,20 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "core/errors.h"
+#include "core/ops/cpu/rows.h"
+#include "core/ops/cpu/train_kernels.h"
+#include "core/train/seed.h"
 
 namespace cft {
 namespace {
-
-// One round of splitmix64 (Steele et al. 2014): neighbouring keys give unrelated seeds.
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 at::Generator make_generator(at::Device device, uint64_t seed) {
   at::Generator generator =
@@ -78,7 +74,7 @@ Adapter::Adapter(const Model& model, const LoraOptions& options, uint64_t seed)
       seed_(seed) {
   check(model, options);
   // On the CPU whatever the device, so that a seed means the same adapter everywhere.
-  at::Generator generator = make_generator(at::kCPU, mix(seed));
+  at::Generator generator = make_generator(at::kCPU, mix_seed(seed));
   for (const Linear* linear : linears(model)) {
     if (std::ranges::count(options.targets, last_part(linear->path)) == 0) continue;
     const int64_t out = linear->weight.size(0);
@@ -104,18 +100,42 @@ ForwardHooks Adapter::hooks(std::optional<uint64_t> dropout_counter) const {
   return hooks;
 }
 
+const Adapter::Module* Adapter::find(const std::string& path) const {
+  const auto found = modules_.find(path);
+  return found == modules_.end() ? nullptr : &found->second;
+}
+
+void Adapter::drop(const at::Tensor& x, const Module& module, uint64_t counter,
+                   const std::vector<int64_t>& rows) const {
+  const auto key = static_cast<uint32_t>(mix_seed(mix_seed(mix_seed(seed_) ^ counter) ^ module.index) >> 32);
+  const int64_t width = x.size(1);
+  auto* values = x.mutable_data_ptr<float>();
+  cpu::for_rows(x.size(0), width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      cpu::train_kernels().dropout(values + r * width, width, key, static_cast<uint64_t>(rows[r] * width),
+                                   static_cast<float>(dropout_));
+  });
+}
+
 at::Tensor Adapter::forward(const Linear& linear, const at::Tensor& x,
                             std::optional<uint64_t> dropout_counter) const {
   const at::Tensor base = at::linear(x, linear.weight, linear.bias);
-  const auto found = modules_.find(linear.path);
-  if (found == modules_.end()) return base;
-  const Module& module = found->second;
+  const Module* found = find(linear.path);
+  if (found == nullptr) return base;
+  const Module& module = *found;
   at::Tensor input = x;
   if (dropout_counter && dropout_ > 0) {
-    at::Generator generator =
-        make_generator(x.device(), mix(mix(mix(seed_) ^ *dropout_counter) ^ module.index));
-    const at::Tensor keep = at::empty_like(x.detach()).bernoulli_(1 - dropout_, generator);
-    input = x * keep.div_(1 - dropout_);
+    at::Tensor keep = at::ones_like(x.detach(), at::TensorOptions(at::kFloat), at::MemoryFormat::Contiguous);
+    if (x.is_cpu()) {
+      std::vector<int64_t> rows(x.size(0));
+      std::iota(rows.begin(), rows.end(), 0);
+      drop(keep, module, *dropout_counter, rows);
+    } else {
+      at::Generator generator =
+          make_generator(x.device(), mix_seed(mix_seed(mix_seed(seed_) ^ *dropout_counter) ^ module.index));
+      keep.bernoulli_(1 - dropout_, generator).div_(1 - dropout_);
+    }
+    input = x * keep.to(x.scalar_type());
   }
   const at::Tensor low = at::linear(input, module.a.to(x.scalar_type()));  // (N, rank)
   return base + at::linear(low, module.b.to(x.scalar_type())) * scale_;

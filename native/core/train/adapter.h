@@ -38,11 +38,20 @@ class Adapter {
   // module.
   const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
 
- private:
   struct Module {
     uint64_t index;
-    at::Tensor a, b;
+    at::Tensor a, b;  // (rank, in), (out, rank), fp32
   };
+  // Of a linear layer by its path; null where it has none.
+  const Module* find(const std::string& path) const;
+  double scale() const { return scale_; }
+  double dropout() const { return dropout_; }
+  // Dropout in place on x (N, in), contiguous, fp32, on the CPU: each value is kept or not by (seed, counter,
+  // module, number of its row, column) alone, whatever the other rows are.
+  void drop(const at::Tensor& x, const Module& module, uint64_t counter,
+            const std::vector<int64_t>& rows) const;
+
+ private:
   at::Tensor forward(const Linear& linear, const at::Tensor& x,
                      std::optional<uint64_t> dropout_counter) const;
 

@@ -84,4 +84,32 @@ TrainBatch prune_batch(const TrainBatch& batch) {
   return pruned;
 }
 
+std::vector<TrainBatch> split_batch(const TrainBatch& batch, int64_t parts) {
+  std::vector<TrainBatch> all;
+  const auto& starts = batch.sequence_starts;
+  const int64_t tokens = starts.back();
+  size_t term = 0;
+  for (size_t s = 0; s + 1 < starts.size();) {
+    // The part ends with the sequence that reaches its share, or the nearest before it.
+    const auto number = static_cast<int64_t>(all.size()) + 1;
+    const int64_t goal = tokens * number / parts;
+    size_t end = s + 1;
+    while (end + 1 < starts.size() && (number >= parts || starts[end + 1] + starts[end] <= 2 * goal)) ++end;
+    TrainBatch part;
+    const int64_t first = starts[s], last = starts[end];
+    part.token_ids.assign(batch.token_ids.begin() + first, batch.token_ids.begin() + last);
+    for (size_t i = s; i <= end; ++i) part.sequence_starts.push_back(starts[i] - first);
+    for (; term < batch.selected.size() && batch.selected[term] < last; ++term) {
+      part.selected.push_back(batch.selected[term] - first);
+      part.targets.push_back(batch.targets[term]);
+      part.weights.push_back(batch.weights[term]);
+    }
+    part.dropout_counter = batch.dropout_counter;
+    part.first_token = batch.first_token + first;
+    all.push_back(std::move(part));
+    s = end;
+  }
+  return all;
+}
+
 }  // namespace cft

@@ -15,6 +15,7 @@ struct TrainBatch {
   std::vector<int64_t> targets;   // (M) the token to predict there
   std::vector<float> weights;     // (M) loss = sum(weights * nll)
   uint64_t dropout_counter = 0;   // unique per micro-batch; LoRA dropout depends on it and the seed
+  int64_t first_token = 0;        // of the batch that this one is a part of; dropout depends on it too
 };
 
 // Throws Error ERR_CFT_BAD_DATA that names the field and the index.
@@ -23,5 +24,8 @@ void check_batch(const TrainBatch& batch, const ModelConfig& config);
 // The batch without what cannot reach its loss: tokens after the last selected position of their sequence and
 // sequences without one. Exact, since attention is causal; the selected positions keep their order.
 TrainBatch prune_batch(const TrainBatch& batch);
+
+// The batch in at most `parts` parts of about equally many tokens, sequences whole and in order.
+std::vector<TrainBatch> split_batch(const TrainBatch& batch, int64_t parts);
 
 }  // namespace cft

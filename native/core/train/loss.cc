@@ -1,9 +1,12 @@
 #include "core/train/loss.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+
+#include "core/ops/cpu/train_kernels.h"
 
 namespace cft {
 namespace {
@@ -11,6 +14,8 @@ namespace {
 // Logits of one chunk; fp32 logits and log-probabilities together take eight bytes each.
 constexpr int64_t kLogitsPerChunk = int64_t{1} << 26;
 constexpr int64_t kMostRows = 1024;
+// By hand they take four, and on the CPU memory is dearer: 64 MB. Fewer rows would read the head too often.
+constexpr int64_t kLogitsPerOwnChunk = int64_t{1} << 24;
 
 int64_t chunk_rows(const Model& model) {
   return std::clamp<int64_t>(kLogitsPerChunk / model.config().vocab_size, 1, kMostRows);
@@ -49,10 +54,41 @@ HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden
   return result;
 }
 
-HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
-                       const ForwardHooks& hooks) {
+HeadGradient head_loss_and_gradient(const Model& model, const Linears& linears, const at::Tensor& hidden,
+                                    const at::Tensor& targets, const at::Tensor& weights,
+                                    const RowNumbers& rows, Gradients& gradients) {
+  const int64_t count = hidden.size(0), vocabulary = model.config().vocab_size;
+  const int64_t step = std::clamp<int64_t>(kLogitsPerOwnChunk / vocabulary, 64, kMostRows);
+  const LinearGroup head{model.head().weight, model.head().bias, {&model.head()}};
+  HeadGradient result;
+  result.hidden_gradient = at::empty_like(hidden);
+  std::vector<float> nll(count);
+  for (int64_t begin = 0; begin < count; begin += step) {
+    const int64_t size = std::min(step, count - begin);
+    const RowNumbers numbers(rows.begin() + begin, rows.begin() + begin + size);
+    const at::Tensor h = hidden.narrow(0, begin, size);
+    const at::Tensor slopes = linears.forward(head, h, numbers);  // logits at first
+    at::parallel_for(0, size, 1, [&](int64_t first, int64_t last) {
+      cpu::train_kernels().cross_entropy(slopes.mutable_data_ptr<float>() + first * vocabulary, last - first,
+                                         vocabulary, targets.const_data_ptr<int64_t>() + begin + first,
+                                         weights.const_data_ptr<float>() + begin + first,
+                                         nll.data() + begin + first);
+    });
+    linears.add_weight_gradients(head, slopes, h, numbers, gradients);
+    result.hidden_gradient.narrow(0, begin, size).copy_(linears.input_gradient(head, slopes, numbers));
+  }
+  for (int64_t i = 0; i < count; ++i)
+    result.loss += static_cast<double>(weights.const_data_ptr<float>()[i]) * nll[i];
+  return result;
+}
+
+namespace {
+
+// logits(begin, count) gives the fp32 logits of a chunk of rows.
+template <class Logits>
+HeadScores scores_of(const Model& model, const at::Tensor& targets, const Logits& logits) {
   const at::NoGradGuard no_grad;
-  const int64_t rows = hidden.size(0);
+  const int64_t rows = targets.size(0);
   const int64_t step = chunk_rows(model);
   HeadScores scores;
   const auto append = [](std::vector<float>& to, const at::Tensor& values) {
@@ -61,13 +97,29 @@ HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::T
   };
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
-    const at::Tensor log_probs =
-        at::log_softmax(forward_head(model, hidden.narrow(0, begin, count), hooks), 1);
+    const at::Tensor log_probs = at::log_softmax(logits(begin, count), 1);
     append(scores.nll, -log_probs.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
     append(scores.entropies, -(log_probs.exp() * log_probs).sum(1));
     append(scores.correct, log_probs.argmax(1).eq(targets.narrow(0, begin, count)));
   }
   return scores;
+}
+
+}  // namespace
+
+HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
+                       const ForwardHooks& hooks) {
+  return scores_of(model, targets, [&](int64_t begin, int64_t count) {
+    return forward_head(model, hidden.narrow(0, begin, count), hooks);
+  });
+}
+
+HeadScores head_scores(const Model& model, const Linears& linears, const at::Tensor& hidden,
+                       const at::Tensor& targets) {
+  const LinearGroup head{model.head().weight, model.head().bias, {&model.head()}};
+  return scores_of(model, targets, [&](int64_t begin, int64_t count) {
+    return linears.forward(head, hidden.narrow(0, begin, count), {});
+  });
 }
 
 }  // namespace cft

@@ -7,6 +7,7 @@
 
 #include "core/model/decoder.h"
 #include "core/model/model.h"
+#include "core/train/linears.h"
 
 namespace cft {
 
@@ -22,6 +23,12 @@ struct HeadGradient {
 HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
                                     const at::Tensor& weights, const ForwardHooks& hooks);
 
+// The same by hand, without autograd, on the CPU: hidden (M, hidden) fp32, gradients of what is trained added
+// in place. `rows` are the rows' numbers in their batch.
+HeadGradient head_loss_and_gradient(const Model& model, const Linears& linears, const at::Tensor& hidden,
+                                    const at::Tensor& targets, const at::Tensor& weights,
+                                    const RowNumbers& rows, Gradients& gradients);
+
 struct HeadScores {
   std::vector<float> nll;        // (M), nats
   std::vector<float> entropies;  // (M), nats, of the whole distribution
@@ -31,5 +38,7 @@ struct HeadScores {
 // The same rows, forward only.
 HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
                        const ForwardHooks& hooks);
+HeadScores head_scores(const Model& model, const Linears& linears, const at::Tensor& hidden,
+                       const at::Tensor& targets);
 
 }  // namespace cft

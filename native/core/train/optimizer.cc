@@ -1,6 +1,13 @@
 #include "core/train/optimizer.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/ops/cpu/train_kernels.h"
+#include "core/train/seed.h"
 
 namespace cft {
 
@@ -17,26 +24,75 @@ bool AdamW::has_master(const Slot& slot) const {
 // Masters and moments are made when they are first needed.
 void AdamW::prepare(Slot& slot) const {
   if (slot.exp_avg.defined()) return;
-  const auto fp32 = slot.weight.options().dtype(at::kFloat);
-  slot.exp_avg = at::zeros(slot.weight.sizes(), fp32);
-  slot.exp_avg_sq = at::zeros(slot.weight.sizes(), fp32);
+  const auto options = slot.weight.options().dtype(moment_dtype());
+  slot.exp_avg = at::zeros(slot.weight.sizes(), options);
+  slot.exp_avg_sq = at::zeros(slot.weight.sizes(), options);
   if (has_master(slot)) slot.master = slot.weight.to(at::kFloat);  // an fp32 weight itself, without a copy
 }
 
-void AdamW::step(const Gradients& gradients, double learning_rate) {
+void AdamW::step(const Gradients& gradients, double learning_rate, double gradient_scale) {
   const at::NoGradGuard no_grad;
   ++steps_;
+  for (Slot& slot : slots_) prepare(slot);
+  if (slots_.empty() || slots_.front().weight.is_cpu())
+    return step_on_cpu(gradients, learning_rate, gradient_scale);
   for (size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
-    prepare(slot);
     const at::Tensor master = slot.master.defined() ? slot.master : slot.weight.to(at::kFloat);
-    const at::Tensor gradient = gradients.sum(i).defined() ? gradients.sum(i) : at::zeros_like(master);
+    const at::Tensor gradient =
+        gradients.sum(i).defined() ? gradients.sum(i).mul(gradient_scale) : at::zeros_like(master);
     const at::Tensor count = at::full({}, static_cast<double>(steps_), master.options());
     at::_fused_adamw_({master}, {gradient}, {slot.exp_avg}, {slot.exp_avg_sq}, {}, {count}, learning_rate,
                       options_.beta1, options_.beta2, slot.weight.dim() > 1 ? options_.weight_decay : 0,
                       options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
     if (!master.is_same(slot.weight)) slot.weight.copy_(master);
   }
+}
+
+// All parameters as stretches that the threads share.
+void AdamW::step_on_cpu(const Gradients& gradients, double learning_rate, double gradient_scale) {
+  constexpr int64_t kStretch = 1 << 16;
+  const double count = static_cast<double>(steps_);
+  std::vector<cpu::AdamWTask> tasks;
+  std::vector<at::Tensor> zeros;  // gradients that nothing was added to
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    at::Tensor gradient = gradients.sum(i);
+    if (!gradient.defined()) {
+      gradient = at::zeros(slot.weight.sizes(), at::kFloat);
+      zeros.push_back(gradient);
+    }
+    const bool half = slot.weight.scalar_type() != at::kFloat;
+    const uint64_t key = mix_seed(mix_seed(options_.seed ^ (static_cast<uint64_t>(steps_) << 20)) ^ i);
+    for (int64_t begin = 0; begin < slot.weight.numel(); begin += kStretch) {
+      cpu::AdamWTask task;
+      task.count = std::min(kStretch, slot.weight.numel() - begin);
+      task.gradient = gradient.const_data_ptr<float>() + begin;
+      if (slot.master.defined()) task.weight = slot.master.mutable_data_ptr<float>() + begin;
+      if (half) task.half_weight = static_cast<uint16_t*>(slot.weight.mutable_data_ptr()) + begin;
+      if (options_.bf16_moments) {
+        task.half_m = static_cast<uint16_t*>(slot.exp_avg.mutable_data_ptr()) + begin;
+        task.half_v = static_cast<uint16_t*>(slot.exp_avg_sq.mutable_data_ptr()) + begin;
+      } else {
+        task.m = slot.exp_avg.mutable_data_ptr<float>() + begin;
+        task.v = slot.exp_avg_sq.mutable_data_ptr<float>() + begin;
+      }
+      task.gradient_scale = static_cast<float>(gradient_scale);
+      task.beta1 = static_cast<float>(options_.beta1);
+      task.beta2 = static_cast<float>(options_.beta2);
+      task.epsilon = static_cast<float>(options_.epsilon);
+      task.decay =
+          static_cast<float>(1 - (slot.weight.dim() > 1 ? learning_rate * options_.weight_decay : 0));
+      task.step_size = static_cast<float>(learning_rate / (1 - std::pow(options_.beta1, count)));
+      task.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(options_.beta2, count)));
+      task.random_key = static_cast<uint32_t>(key >> 32);
+      task.first_index = static_cast<uint32_t>(begin);
+      tasks.push_back(task);
+    }
+  }
+  at::parallel_for(0, static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) cpu::train_kernels().adamw(tasks[i]);
+  });
 }
 
 std::vector<std::pair<std::string, at::Tensor>> AdamW::state() {
@@ -60,8 +116,8 @@ std::vector<std::pair<std::string, at::Tensor>> AdamW::state_layout() const {
   for (const Slot& slot : slots_) {
     const at::IntArrayRef shape = slot.weight.sizes();
     add("weight." + slot.name, shape, has_master(slot) ? at::kFloat : slot.weight.scalar_type());
-    add("exp_avg." + slot.name, shape, at::kFloat);
-    add("exp_avg_sq." + slot.name, shape, at::kFloat);
+    add("exp_avg." + slot.name, shape, moment_dtype());
+    add("exp_avg_sq." + slot.name, shape, moment_dtype());
   }
   return layout;
 }

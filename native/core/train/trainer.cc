@@ -1,27 +1,32 @@
 #include "core/train/trainer.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <new>
+#include <numeric>
+#include <string_view>
 #include <unordered_map>
 
 #include "core/errors.h"
 #include "core/model/decoder.h"
 #include "core/ops/lanes.h"
+#include "core/train/body.h"
+#include "core/train/prefix_tree.h"
 
 namespace cft {
 namespace {
 
-// What the forward pass needs of a batch, pruned and on the model's device.
+// What autograd's forward pass needs of a pruned batch, on the model's device.
 struct DeviceBatch {
   PackedTokens tokens;
   at::Tensor selected, targets;  // (M) int64
   at::Tensor weights;            // (M) fp32
 
-  DeviceBatch(const Model& model, const TrainBatch& batch) {
-    const TrainBatch pruned = prune_batch(batch);
+  DeviceBatch(const Model& model, const TrainBatch& pruned) {
     tokens = PackedTokens::make(model, pruned.token_ids, pruned.sequence_starts);
     selected = at::tensor(pruned.selected).to(model.device());
     targets = at::tensor(pruned.targets).to(model.device());
@@ -36,6 +41,19 @@ std::vector<at::Tensor> tensors(const std::vector<std::pair<std::string, at::Ten
   return all;
 }
 
+// CUDA's allocator throws its own class, the CPU's a plain c10::Error, and C++ bad_alloc.
+bool is_out_of_memory(const std::exception& error) {
+  return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+         dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+         std::string_view(error.what()).find("DefaultCPUAllocator: can't allocate memory") !=
+             std::string_view::npos;
+}
+
+AdamWOptions with_seed(AdamWOptions adamw, uint64_t seed) {
+  adamw.seed = seed;
+  return adamw;
+}
+
 [[noreturn]] void refuse_state(const std::string& file, const std::string& what) {
   throw Error("ERR_CFT_BAD_DATA", file + ": " + what);
 }
@@ -48,7 +66,11 @@ Trainer::Trainer(Model& model, const TrainerOptions& options)
       adapter_(options.lora ? std::optional<Adapter>(std::in_place, model, *options.lora, options.seed)
                             : std::nullopt),
       gradients_(tensors(parameters())),
-      optimizer_(parameters(), options.adamw) {}
+      optimizer_(parameters(), with_seed(options.adamw, options.seed)) {
+  if (options.adamw.bf16_moments && !model.device().is_cpu())
+    throw Error("ERR_CFT_BAD_OPTION",
+                "bf16 moments: expected a model on the CPU, found " + model.device().str());
+}
 
 const std::vector<std::pair<std::string, at::Tensor>>& Trainer::parameters() const {
   return adapter_ ? adapter_->parameters() : model_.parameters();
@@ -58,6 +80,19 @@ int64_t Trainer::trainable_parameters() const {
   int64_t count = 0;
   for (const auto& [name, tensor] : parameters()) count += tensor.numel();
   return count;
+}
+
+void Trainer::check(const TrainBatch& batch) const {
+  check_batch(batch, model_.config());
+  const auto& starts = batch.sequence_starts;
+  const int64_t most = model_.config().max_positions;
+  for (size_t s = 0; s + 1 < starts.size(); ++s) {
+    if (starts[s + 1] - starts[s] <= most) continue;
+    throw Error("ERR_CFT_BAD_DATA", "training batch: sequence " + std::to_string(s) + " has " +
+                                        std::to_string(starts[s + 1] - starts[s]) +
+                                        " tokens, expected at most " + std::to_string(most) +
+                                        " (the model's positions)");
+  }
 }
 
 void Trainer::check_interrupt() const {
@@ -71,29 +106,102 @@ ForwardHooks Trainer::hooks(std::optional<uint64_t> dropout_counter) const {
 }
 
 double Trainer::accumulate(const TrainBatch& batch) {
-  check_batch(batch, model_.config());
+  check(batch);
   if (batch.selected.empty()) return 0;
-  const DeviceBatch inputs(model_, batch);
-  const ForwardHooks hooks = this->hooks(batch.dropout_counter);
-  double loss = 0;
   try {
-    run_one_lane(model_, [&] {
-      const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
-      at::Tensor hidden;
-      {
-        const at::AutoGradMode grad(true);
-        hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
+    double loss = 0;
+    try {
+      loss = add_gradients(batch);
+    } catch (const std::exception& error) {
+      if (!is_out_of_memory(error)) throw;
+      // Part of the gradients may be in the sums already, so the whole step is run again.
+      for (bool done = false; !done;) {
+        parts_ = 2 * parts_;
+        gradients_.clear();
+        for (const auto& lane : lane_gradients_) lane->clear();
+        const auto sequences = static_cast<int64_t>(prune_batch(batch).sequence_starts.size()) - 1;
+        try {
+          for (const TrainBatch& earlier : waiting_) add_gradients(earlier);
+          loss = add_gradients(batch);
+          done = true;
+        } catch (const std::exception& again) {
+          if (!is_out_of_memory(again) || parts_ >= sequences) throw;
+        }
       }
-      const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
-      // An adapter on the head alone leaves a body without gradients.
-      if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
-      loss = head.loss;
-    });
+    }
+    waiting_.push_back(batch);
     return loss;
   } catch (...) {
     gradients_.clear();
+    for (const auto& lane : lane_gradients_) lane->clear();
+    waiting_.clear();
     throw;
   }
+}
+
+double Trainer::add_gradients(const TrainBatch& batch) {
+  double loss = 0;
+  const TrainBatch pruned = prune_batch(batch);
+  if (parts_ == 1) return by_hand() ? add_by_hand(pruned) : add_by_autograd(pruned);
+  for (const TrainBatch& part : split_batch(pruned, parts_)) {
+    if (!part.selected.empty()) loss += by_hand() ? add_by_hand(part) : add_by_autograd(part);
+  }
+  return loss;
+}
+
+double Trainer::add_by_autograd(const TrainBatch& batch) {
+  const DeviceBatch inputs(model_, batch);
+  const ForwardHooks hooks = this->hooks(batch.dropout_counter);
+  double loss = 0;
+  run_one_lane(model_, [&] {
+    const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
+    at::Tensor hidden;
+    {
+      const at::AutoGradMode grad(true);
+      hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
+    }
+    if (options_.between) options_.between(static_cast<int64_t>(batch.token_ids.size()));
+    const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
+    // An adapter on the head alone leaves a body without gradients.
+    if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
+    loss = head.loss;
+  });
+  return loss;
+}
+
+// A small model's operations are shorter than waking a thread: there each thread runs a part of the
+// sequences.
+double Trainer::add_by_hand(const TrainBatch& batch) {
+  if (!runs_by_lanes(model_)) return run_pass(batch, gradients_);
+  const std::vector<TrainBatch> parts = split_batch(batch, at::get_num_threads());
+  while (lane_gradients_.size() + 1 < parts.size())
+    lane_gradients_.push_back(std::make_unique<Gradients>(tensors(parameters())));
+  std::vector<double> losses(parts.size());
+  run_lanes(static_cast<int64_t>(parts.size()), [&](int64_t lane) {
+    losses[lane] = run_pass(parts[lane], lane == 0 ? gradients_ : *lane_gradients_[lane - 1]);
+  });
+  for (const auto& lane : lane_gradients_) gradients_.take(*lane);
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+double Trainer::run_pass(const TrainBatch& part, Gradients& gradients) const {
+  const at::NoGradGuard no_grad;
+  const bool drops = adapter_ && adapter_->dropout() > 0;
+  // With dropout equal tokens of two sequences are not equal rows.
+  const PrefixTree tree = make_prefix_tree(part, options_.share_prefixes && !drops);
+  const Linears linears(model_, adapter_ ? &*adapter_ : nullptr, part.dropout_counter);
+  const std::function<void()> check = [this] { check_interrupt(); };
+  Body body(model_, linears, tree, check, {options_.prune_last_layer, options_.checkpoint});
+  const at::Tensor terms = at::tensor(tree.terms, at::kLong);
+  const at::Tensor hidden = body.forward(true);
+  if (options_.between) options_.between(static_cast<int64_t>(tree.token_ids.size()));
+  RowNumbers numbers = part.selected;
+  for (int64_t& number : numbers) number += part.first_token;
+  const HeadGradient head = head_loss_and_gradient(model_, linears, hidden.index_select(0, terms),
+                                                   at::tensor(part.targets, at::kLong),
+                                                   at::tensor(part.weights, at::kFloat), numbers, gradients);
+  body.backward(at::zeros_like(hidden).index_add_(0, terms, head.hidden_gradient), gradients);
+  return head.loss;
 }
 
 OptimizerStep Trainer::step(double learning_rate) {
@@ -107,21 +215,35 @@ OptimizerStep Trainer::step(double learning_rate) {
   if (result.applied) {
     // torch.nn.utils.clip_grad_norm_, its 1e-6 included.
     const double factor = options_.max_grad_norm / (result.grad_norm + 1e-6);
-    if (options_.max_grad_norm > 0 && factor < 1) gradients_.scale(factor);
-    optimizer_.step(gradients_, learning_rate);
+    optimizer_.step(gradients_, learning_rate, options_.max_grad_norm > 0 && factor < 1 ? factor : 1.0);
     if (!adapter_) model_.weights_changed();
   }
   gradients_.clear();
+  waiting_.clear();
   return result;
 }
 
 HeadScores Trainer::score(const TrainBatch& batch) const {
-  check_batch(batch, model_.config());
+  check(batch);
   if (batch.selected.empty()) return {};
   const at::NoGradGuard no_grad;
-  const DeviceBatch inputs(model_, batch);
-  const ForwardHooks hooks = this->hooks(std::nullopt);
   HeadScores scores;
+  if (by_hand()) {
+    run_one_lane(model_, [&] {
+      const at::NoGradGuard no_grad_here;
+      const TrainBatch pruned = prune_batch(batch);
+      const PrefixTree tree = make_prefix_tree(pruned, options_.share_prefixes);
+      const Linears linears(model_, adapter_ ? &*adapter_ : nullptr, std::nullopt);
+      const std::function<void()> check = [this] { check_interrupt(); };
+      const at::Tensor hidden =
+          Body(model_, linears, tree, check, {options_.prune_last_layer, false}).forward(false);
+      scores = head_scores(model_, linears, hidden.index_select(0, at::tensor(tree.terms, at::kLong)),
+                           at::tensor(pruned.targets, at::kLong));
+    });
+    return scores;
+  }
+  const DeviceBatch inputs(model_, prune_batch(batch));
+  const ForwardHooks hooks = this->hooks(std::nullopt);
   run_one_lane(model_, [&] {
     const at::Tensor hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
     scores = head_scores(model_, hidden, inputs.targets, hooks);
@@ -155,7 +277,8 @@ std::vector<std::pair<const char*, double>> Trainer::configuration() const {
           {"beta2", adamw.beta2},
           {"epsilon", adamw.epsilon},
           {"weight decay", adamw.weight_decay},
-          {"gradient clipping", options_.max_grad_norm}};
+          {"gradient clipping", options_.max_grad_norm},
+          {"bf16 moments", adamw.bf16_moments}};
 }
 
 void Trainer::save_state(const std::string& path) {
@@ -205,6 +328,7 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
   for (const TensorEntry* entry : wanted) state.push_back(reader.read(*entry, entry->dtype, model_.device()));
   optimizer_.restore(state);
   gradients_.clear();
+  waiting_.clear();
   if (!adapter_) model_.weights_changed();
 }
 

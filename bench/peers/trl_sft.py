@@ -1,0 +1,40 @@
+"""TRL's SFTTrainer on pre-tokenized sequences: `nll`, its default, which skips masked rows in chunks. With `packing`
+several sequences become one row; its batches are then other ones, so that its losses do not compare.
+
+Run by `cft-native bench train --peer trl,trl-packing`; see requirements-train.txt for what it needs.
+"""
+
+import sys
+import tempfile
+
+from train_side import arguments_of, examples_of, run
+
+packing = "packing" in sys.argv[2:]
+
+
+def make_trainer(job, model, mixin, clock):
+    import transformers
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    class Own(mixin, SFTTrainer):
+        pass
+
+    rows = examples_of(job)
+    arguments = arguments_of(job, tempfile.mkdtemp())
+    if packing:
+        # One packed row holds as many tokens as a padded batch of the others has at most.
+        longest = max(len(row["input_ids"]) for row in rows)
+        arguments |= {"packing": True, "max_length": longest * job["batch_size"], "per_device_train_batch_size": 1}
+    else:
+        arguments |= {"max_length": None}
+    return Own(
+        model=model,
+        args=SFTConfig(**arguments, dataset_num_proc=None),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=transformers.AutoTokenizer.from_pretrained(job["tokenizer"]),
+        callbacks=[clock],
+    )
+
+
+run(["transformers", "accelerate", "trl"], "packing" if packing else "padded batches", make_trainer)
