@@ -108,6 +108,8 @@ export interface NativeModel {
    * weights once per step, the head included. Takes about half a second.
    */
   gemmLimit(rows: number): Promise<{ tokensPerSecond: number; steps: number; kernel: string }>;
+  /** What the device does at best: products of large matrices in the model's dtype, copies of memory. About a second. */
+  deviceLimits(): Promise<{ flopsPerSecond: number; bytesPerSecond: number }>;
   /** Hugging Face names of all weights in a fixed order, without a tied lm_head. */
   tensorNames(): string[];
   /** Shape of a weight by its name. */

@@ -19,4 +19,12 @@ struct GemmLimit {
 // `seconds`.
 GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
 
+// What a device can do at best, measured: products of large square matrices in the model's dtype, and copies
+// of a block of memory much larger than its caches.
+struct DeviceLimits {
+  double flops_per_second = 0;
+  double bytes_per_second = 0;  // read and written
+};
+DeviceLimits device_limits(const Model& model, double seconds = 0.5);
+
 }  // namespace cft
