@@ -1,6 +1,6 @@
 // Second half of the GPU run (see gpu-run.sh): build, C++ tests, memory checks, parity on CUDA, benchmarks. Each step adds a
-// line to <out>/run.jsonl and a log; the benchmarks' rows go to <out>/bench.jsonl. A step that fails does not stop the
-// next, save the build.
+// line to <out>/run.jsonl and a log; the benchmarks' rows go to <out>/bench.jsonl and, those of rollouts, to
+// <out>/rollouts.jsonl. A step that fails does not stop the next, save the build.
 import { spawnSync } from 'node:child_process';
 import { appendFileSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -81,5 +81,35 @@ await run(async () => {
       ],
       env,
     );
+  // Random weights in the shapes of real models, against what Hugging Face does; absent peers are said in the log. Peers get
+  // every 16th position: the ratio is of tokens per second. The batch of `auto`, then half and twice as many rows.
+  const rollouts = (name, flags) =>
+    step(
+      name,
+      node,
+      [
+        'dist/cli/main.js',
+        'bench',
+        'rollouts',
+        '--device',
+        'cuda',
+        '--dtype',
+        'bfloat16',
+        '--limit',
+        '16',
+        '--results',
+        join(out, 'rollouts.jsonl'),
+        ...flags,
+      ],
+      env,
+    );
+  const shapes = { '0.5b': [1024, 4096], '1.5b': [512, 2048], '3b': [512, 2048] };
+  for (const [shape, batches] of Object.entries(shapes)) {
+    const common = ['--case', `random-${shape}`];
+    const peers = ['--peer', 'hf-generate,hf-continuous', '--peer-every', '16'];
+    rollouts(`rollouts-${shape}`, [...common, '--repeats', '3', ...peers]);
+    for (const rows of batches)
+      rollouts(`rollouts-${shape}-${rows}`, [...common, '--repeats', '2', '--max-concurrency', String(rows)]);
+  }
   if (failures > 0) throw new SetupError(`${failures} steps failed; their logs are in ${out}`);
 });

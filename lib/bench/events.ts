@@ -55,6 +55,8 @@ export interface BenchRow {
   peakMemoryBytes: number | null;
   /** Tokens per second that matrix products alone would allow, by rows; ours. */
   gemmLimit?: { kernel: string; rows: Record<string, number>; batchRows: number; share: number };
+  /** Tokens per second that a GPU's best rate of products and its bandwidth would allow, see roofline.ts; ours. */
+  roofline?: { flopsPerSecond: number; bytesPerSecond: number; tokensPerSecond: number; share: number };
   /** Ours divided by this side, repeat by repeat; a peer's. */
   ratio?: { tokensPerSecond: Spread; secondsPerResponse?: Spread };
   /** A peer's verdicts against ours; absent where the weights are random. */

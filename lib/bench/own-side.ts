@@ -16,6 +16,7 @@ import type {
   GemmReply,
   GemmRequest,
   Job,
+  LimitsReply,
   PreparedCase,
   PrepareRequest,
   RolloutResult,
@@ -23,6 +24,7 @@ import type {
   RunRequest,
 } from './protocol.js';
 import { correctResponses } from './responses.js';
+import { stepCosts } from './roofline.js';
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
@@ -112,6 +114,11 @@ async function gemm(model: Model, { rows }: GemmRequest): Promise<GemmReply> {
   return { type: 'gemm', tokensPerSecond, kernel };
 }
 
+async function limits(model: Model): Promise<LimitsReply> {
+  const costs = stepCosts(model.config, model.parameterCount, model.dtype);
+  return { type: 'limits', ...(await model.native.deviceLimits()), costs };
+}
+
 async function answer(model: Model, job: Job, request: { type: string }): Promise<object> {
   switch (request.type) {
     case 'run':
@@ -122,6 +129,8 @@ async function answer(model: Model, job: Job, request: { type: string }): Promis
       return annotateAll(model, job, request as AnnotateRequest);
     case 'gemm':
       return gemm(model, request as GemmRequest);
+    case 'limits':
+      return limits(model);
     default:
       return { type: 'error', message: `unknown request "${request.type}"` };
   }

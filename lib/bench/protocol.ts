@@ -3,6 +3,7 @@
  * memory can be told, and stays alive for all repeats, so that loading is counted once. It gets the path of a job file,
  * says `ready` (or `absent`), and then answers one line of JSON per line of JSON that it reads.
  */
+import type { StepCosts } from './roofline.js';
 
 /** One continuation: `trunks[trunk][0 .. length)`, then the forced token, then up to maxNewTokens greedy tokens. */
 export interface JobRollout {
@@ -107,6 +108,18 @@ export interface AnnotateReply {
   decodedTokens: number;
   rolloutsSaved: number;
   p2: number;
+}
+
+/** What the device does at best, and what a step of this model costs. */
+export interface LimitsRequest {
+  type: 'limits';
+}
+
+export interface LimitsReply {
+  type: 'limits';
+  flopsPerSecond: number;
+  bytesPerSecond: number;
+  costs: StepCosts;
 }
 
 export interface GemmRequest {

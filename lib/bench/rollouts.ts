@@ -20,11 +20,13 @@ import type {
   GemmReply,
   Greeting,
   Job,
+  LimitsReply,
   PreparedCase,
   PrepareRequest,
 } from './protocol.js';
 import { watchOthers } from './quiet.js';
 import { writeRandomModel } from './random-model.js';
+import { rooflineOf } from './roofline.js';
 import { ownSide, Side } from './side.js';
 import { type Spread, spreadOf } from './statistics.js';
 
@@ -58,8 +60,8 @@ type OwnGreeting = Greeting & {
   rows: number;
 };
 
-/** Rows at which matrix products are timed beside the batch's own. */
-const gemmRows = [64, 128, 256];
+/** Rows at which matrix products are timed beside the batch's own: on a CPU, and with a GPU's batches. */
+const gemmRows = { cpu: [64, 128, 256], cuda: [64, 256, 1024, 4096] };
 
 interface AnnotateRepeat extends AnnotateReply {
   round: number;
@@ -79,6 +81,7 @@ class RolloutsRace {
   readonly #annotations: AnnotateRepeat[] = [];
   readonly #gemm = new Map<number, number[]>();
   #gemmKernel = '';
+  readonly #roofline: LimitsReply[] = [];
 
   constructor(given: RolloutsBench, files: CaseFiles) {
     this.#given = given;
@@ -311,12 +314,14 @@ class RolloutsRace {
   }
 
   async #timeGemm(): Promise<void> {
-    const { rows } = this.#own.ready as OwnGreeting;
-    for (const count of new Set([rows, ...gemmRows])) {
+    const { rows, device } = this.#own.ready as OwnGreeting;
+    for (const count of new Set([rows, ...(device === 'cpu' ? gemmRows.cpu : gemmRows.cuda)])) {
       const { tokensPerSecond, kernel } = await this.#own.side.ask<GemmReply>({ type: 'gemm', rows: count });
       this.#gemmKernel = kernel;
       this.#gemm.set(count, [...(this.#gemm.get(count) ?? []), tokensPerSecond]);
     }
+    // A CPU's limit is its products' in the batch at hand; a GPU's is also told apart into rate and bandwidth.
+    if (device !== 'cpu') this.#roofline.push(await this.#own.side.ask<LimitsReply>({ type: 'limits' }));
   }
 
   async #rows(): Promise<BenchRow[]> {
@@ -411,6 +416,17 @@ class RolloutsRace {
       batchRows,
       share: Math.round((1000 * row.tokensPerSecond.p50) / median(batchRows)) / 1000,
     };
+    if (this.#roofline.length === 0) return;
+    const { costs } = this.#roofline[0]!;
+    const measured = (key: 'flopsPerSecond' | 'bytesPerSecond'): number =>
+      spreadOf(this.#roofline.map((limits) => limits[key])).p50;
+    const rates = {
+      flopsPerSecond: measured('flopsPerSecond'),
+      bytesPerSecond: measured('bytesPerSecond'),
+    };
+    const tokensPerSecond = Math.round(rooflineOf(costs, rates, this.#job, batchRows));
+    const share = Math.round((1000 * row.tokensPerSecond.p50) / tokensPerSecond) / 1000;
+    row.roofline = { ...rates, tokensPerSecond, share };
   }
 
   /** Round by round, so that what changes on the machine changes both sides. */

@@ -38,9 +38,10 @@ function cells(row: BenchRow): string[] {
     ? `${spread(annotate.secondsPerResponse)} (everything on)`
     : `${spread(row.secondsPerResponse)}${every > 1 ? ' (scaled up)' : ''}`;
   const gemm = row.gemmLimit ? `, ${percent(row.gemmLimit.share)} of the GEMM limit` : '';
+  const roofline = row.roofline ? `, ${percent(row.roofline.share)} of the roofline` : '';
   return [
     `${row.side}, ${row.dtype}, ${row.setting}${every > 1 ? `, every ${every}th position` : ''}`,
-    `${spread(row.tokensPerSecond)}${gemm}`,
+    `${spread(row.tokensPerSecond)}${gemm}${roofline}`,
     ratio ? `${spread(ratio.tokensPerSecond)}x` : '',
     seconds,
     ratio?.secondsPerResponse ? `${spread(ratio.secondsPerResponse)}x` : '',

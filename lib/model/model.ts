@@ -50,13 +50,21 @@ export interface StreamedToken {
 /**
  * Most branches decoded together, from `maxConcurrency`; the engine takes fewer where memory is short. `auto`: on the
  * CPU a small model's keys and values should stay in the caches, a larger one's weights are read once for many rows.
+ * On a GPU a step's products should fill the device: the narrowest of them is hiddenSize wide, and rows x hiddenSize of
+ * 2^21 are 128 tiles of 128 x 128, about one for each of an H100's 132 multiprocessors. 512 rows, where reading weights
+ * has long ceased to be the limit (an H100's ridge is near 300), at least; 4096 at most.
  */
 export function branchesFor(
-  { device, parameterCount }: { device: string; parameterCount: number },
+  {
+    device,
+    parameterCount,
+    config,
+  }: { device: string; parameterCount: number; config: { hiddenSize: number } },
   maxConcurrency: number | 'auto' = 'auto',
 ): number {
   if (maxConcurrency !== 'auto') return maxConcurrency;
-  if (device !== 'cpu') return 256;
+  if (device !== 'cpu')
+    return Math.min(4096, Math.max(512, 2 ** Math.floor(21 - Math.log2(config.hiddenSize))));
   return parameterCount <= 8_000_000 ? 32 : 128;
 }
 

@@ -111,6 +111,8 @@ export interface NativeModel {
    * through the head: the limit of full fine-tuning without shared prefixes. */
   trainGemmLimit(rows: number, headRows: number): Promise<{ tokensPerSecond: number; kernel: string }>;
   gemmLimit(rows: number): Promise<{ tokensPerSecond: number; steps: number; kernel: string }>;
+  /** What the device does at best: products of large matrices in the model's dtype, copies of memory. About a second. */
+  deviceLimits(): Promise<{ flopsPerSecond: number; bytesPerSecond: number }>;
   /** Hugging Face names of all weights in a fixed order, without a tied lm_head. */
   tensorNames(): string[];
   /** Shape of a weight by its name. */

@@ -174,6 +174,7 @@ async function configurationOf(
   settings: NativeTrainerOptions,
   plan: TrainingPlan,
   schedule: Schedule,
+  microBatchTokens: number,
 ): Promise<Facts> {
   const { lora, ...plain } = settings;
   return {
@@ -187,7 +188,7 @@ async function configurationOf(
     ...factsOf('plan', { ...plan }),
     ...factsOf('schedule', { ...schedule }),
     loss_normalization: options.lossNormalization,
-    micro_batch_tokens: options.microBatchTokens,
+    micro_batch_tokens: microBatchTokens,
     micro_batch_sequences: batch.microBatchSequences ?? null,
     keeps_best: keepsBest(options),
     early_stopping_patience: options.earlyStoppingPatience,
@@ -279,7 +280,7 @@ async function trainAndSave(
         checkpointEvery: options.checkpointEvery,
         keepCheckpoints: options.keepCheckpoints,
         folder,
-        configuration: await configurationOf(stageOptions, model, settings, plan, schedule),
+        configuration: await configurationOf(stageOptions, model, settings, plan, schedule, microBatchTokens),
         environment: environmentOf(model),
         force: options.force,
         guessLoss: Math.log(model.config.vocabSize),

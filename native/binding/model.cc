@@ -59,6 +59,7 @@ Napi::Function ModelHandle::define(Napi::Env env) {
       {InstanceMethod<&ModelHandle::logits>("logits"), InstanceMethod<&ModelHandle::scores>("scores"),
        InstanceMethod<&ModelHandle::gemm_limit>("gemmLimit"),
        InstanceMethod<&ModelHandle::train_gemm_limit>("trainGemmLimit"),
+       InstanceMethod<&ModelHandle::device_limits>("deviceLimits"),
        InstanceMethod<&ModelHandle::tensor_names>("tensorNames"),
        InstanceMethod<&ModelHandle::tensor_shape>("tensorShape"),
        InstanceMethod<&ModelHandle::save_tensors>("saveTensors"),
@@ -209,6 +210,24 @@ Napi::Value ModelHandle::gemm_limit(const Napi::CallbackInfo& info) {
           result.Set("tokensPerSecond", limit.tokens_per_second);
           result.Set("steps", static_cast<double>(limit.steps));
           result.Set("kernel", limit.kernel);
+          return result;
+        });
+  });
+}
+
+Napi::Value ModelHandle::device_limits(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&] {
+    return run(
+        env,
+        [model = need()] {
+          const c10::NoGradGuard no_grad;
+          return cft::device_limits(*model);
+        },
+        [](Napi::Env env, DeviceLimits& limits) -> Napi::Value {
+          Napi::Object result = Napi::Object::New(env);
+          result.Set("flopsPerSecond", limits.flops_per_second);
+          result.Set("bytesPerSecond", limits.bytes_per_second);
           return result;
         });
   });

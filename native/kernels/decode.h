@@ -150,11 +150,11 @@ struct CftEndStep {
   int32_t* counters = nullptr;  // (2) zero at first: steps done, and blocks of this step that are done
 };
 int64_t cft_argmax_blocks(int64_t vocab);
-// chosen = the first index of the largest logit.
+// chosen = the first index of the largest logit; -1 where all are NaN.
 int cft_argmax_float32(const CftDecodeState* state, const CftEndStep* end, void* stream);
 int cft_argmax_bfloat16(const CftDecodeState* state, const CftEndStep* end, void* stream);
 // Moves the slots on with `chosen`, which the host or a sampler may have written: the fed token's position
-// is counted, the token goes to the ring and is fed next; an end token or the end of the budget ends a
+// is counted, the token goes to the ring and is fed next; an end token, the end of the budget or -1 ends a
 // branch. A branch that still feeds forced tokens ignores its chosen one.
 int cft_advance(const CftDecodeState* state, const CftEndStep* end, void* stream);
 // Both, in as many launches as argmax alone; does not write `chosen`.

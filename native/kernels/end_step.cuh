@@ -70,7 +70,7 @@ __device__ inline void advance_slot(const CftDecodeState& state, const CftEndSte
     state.token[s] = state.forced_tokens[static_cast<int64_t>(s) * state.forced_capacity + fed];
   } else {
     end.ring[static_cast<int64_t>(step % end.ring_steps) * state.slots + s] = token;
-    bool ends = --state.budget[s] <= 0;
+    bool ends = --state.budget[s] <= 0 || token < 0;
     for (int i = 0; i < end.end_token_count; ++i) ends = ends || end.end_tokens[i] == token;
     if (ends) {
       state.status[s] = CFT_SLOT_IDLE;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(32 * kEndStepWarps)
         best.meet(end.partial_values[place], end.partial_indices[place]);
       }
       token = warp_best(best).index;
-      if (token >= end.vocab) token = 0;  // logits of NaN alone
+      if (token >= end.vocab) token = -1;  // logits of NaN alone
     } else {
       token = end.chosen[row];
     }

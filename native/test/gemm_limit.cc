@@ -18,5 +18,9 @@ TEST_CASE("the GEMM limit is a rate of rows, for few rows and many") {
       CHECK(median * static_cast<double>(limit.steps / 2) < 1.0);
     }
   }
+  const cft::DeviceLimits limits =
+      cft::device_limits(cft_test::random_model(cft_test::Structure::kLlama), 0.05);
+  CHECK(limits.flops_per_second > 1e8);
+  CHECK(limits.bytes_per_second > 1e8);
   CHECK_THROWS_AS(cft::gemm_limit(cft_test::random_model(cft_test::Structure::kLlama), 0), cft::Error);
 }

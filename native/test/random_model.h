@@ -17,8 +17,9 @@ constexpr Structure kStructures[] = {Structure::kLlama, Structure::kQwen2, Struc
                                      Structure::kOlmo2, Structure::kMistral};
 
 // Weights are drawn in the order of the names; head_dim is not hidden / heads on purpose.
-// `widened` gives fp32 tensors that hold the values of `dtype`.
-inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::kFloat, bool widened = false) {
+// `widened` gives fp32 tensors that hold the values of `dtype`. `device`: where they lie.
+inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::kFloat, bool widened = false,
+                               int64_t head_dim = 12, at::Device device = at::kCPU) {
   cft::ModelConfig c;
   c.vocab_size = 67;
   c.hidden_size = 24;
@@ -26,7 +27,7 @@ inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::k
   c.layers = 3;
   c.heads = 4;
   c.kv_heads = 2;
-  c.head_dim = 12;
+  c.head_dim = head_dim;
   c.max_positions = 512;
   c.tie_word_embeddings = structure == Structure::kLlama;
   c.qkv_bias = structure == Structure::kQwen2;
@@ -35,7 +36,9 @@ inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::k
                                                : cft::QkNorm::kNone;
   c.norm_placement = structure == Structure::kOlmo2 ? cft::NormPlacement::kPost : cft::NormPlacement::kPre;
   cft::Rope rope;
-  for (int i = 0; i < 6; ++i) rope.inverse_frequencies.push_back(std::pow(10000.0f, -i / 6.0f));
+  const auto half = static_cast<int>(head_dim / 2);
+  for (int i = 0; i < half; ++i)
+    rope.inverse_frequencies.push_back(std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(half)));
   c.ropes = {rope};
   c.rope_of_layer = {0, 0, 0};
   // A window that ends inside the trunk, inside the suffix, and none.
@@ -48,7 +51,7 @@ inline cft::Model random_model(Structure structure, at::ScalarType dtype = at::k
     tensors[name] = at::empty(shape, at::kFloat)
                         .normal_(mean, deviation, generator)
                         .to(dtype)
-                        .to(widened ? at::kFloat : dtype);
+                        .to(device, widened ? at::kFloat : dtype);
   };
   auto linear = [&](const std::string& path, int64_t out, int64_t in, bool bias) {
     add(path + ".weight", {out, in}, 0.0, 0.25);

@@ -64,18 +64,28 @@ void step(const Model& model, const std::vector<Inputs>& lanes) {
   synchronize(model);
 }
 
-GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64_t rows, double seconds) {
-  step(model, lanes);  // the first makes what later ones find ready
+struct Timed {
+  double seconds;  // the median
+  int64_t count;
+};
+
+template <class Work>
+Timed time_work(double seconds, const Work& work) {
+  work();  // the first makes what later ones find ready
   std::vector<double> times;
   const Clock::time_point start = Clock::now();
   do {
     const Clock::time_point before = Clock::now();
-    step(model, lanes);
+    work();
     times.push_back(std::chrono::duration<double>(Clock::now() - before).count());
   } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
   std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return {static_cast<double>(rows) / times[times.size() / 2], static_cast<int64_t>(times.size()),
-          "at::linear"};
+  return {times[times.size() / 2], static_cast<int64_t>(times.size())};
+}
+
+GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64_t rows, double seconds) {
+  const Timed timed = time_work(seconds, [&] { step(model, lanes); });
+  return {static_cast<double>(rows) / timed.seconds, timed.count, "at::linear"};
 }
 
 // y = x W^T, dx = dy W and dW += dy^T x.
@@ -126,6 +136,29 @@ GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
   if (!runs_by_lanes(model) || lanes == 1) return by_operation;
   const GemmLimit by_lanes = time_steps(model, make_lanes(model, rows, lanes), rows, seconds);
   return by_lanes.tokens_per_second > by_operation.tokens_per_second ? by_lanes : by_operation;
+}
+
+DeviceLimits device_limits(const Model& model, double seconds) {
+  const auto options = at::TensorOptions().dtype(model.dtype()).device(model.device());
+  const bool on_cpu = model.device().is_cpu();
+  // Large enough for a GPU's full rate; a CPU would take seconds for it.
+  const int64_t size = on_cpu ? 1024 : 8192, elements = (on_cpu ? int64_t{1} << 26 : int64_t{1} << 30) / 2;
+  const at::Tensor a = at::full({size, size}, 0.5, options), b = at::full({size, size}, 0.25, options);
+  at::Tensor product = at::empty({size, size}, options);
+  constexpr int64_t kAtOnce = 4;  // so that waiting for the end does not count
+  const Timed products = time_work(seconds, [&] {
+    for (int64_t i = 0; i < kAtOnce; ++i) at::mm_out(product, a, b.t());
+    synchronize(model);
+  });
+  const at::Tensor from = at::zeros({elements}, options.dtype(at::kShort));
+  const at::Tensor to = at::empty_like(from);
+  const Timed copies = time_work(seconds, [&] {
+    for (int64_t i = 0; i < kAtOnce; ++i) to.copy_(from);
+    synchronize(model);
+  });
+  const auto n = static_cast<double>(size);
+  return {kAtOnce * 2 * n * n * n / products.seconds,
+          static_cast<double>(kAtOnce * 2 * from.nbytes()) / copies.seconds};
 }
 
 }  // namespace cft

@@ -24,4 +24,12 @@ GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
 // by one operation after the other.
 GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, double seconds = 1.0);
 
+// What a device can do at best, measured: products of large square matrices in the model's dtype, and copies
+// of a block of memory much larger than its caches.
+struct DeviceLimits {
+  double flops_per_second = 0;
+  double bytes_per_second = 0;  // read and written
+};
+DeviceLimits device_limits(const Model& model, double seconds = 0.5);
+
 }  // namespace cft

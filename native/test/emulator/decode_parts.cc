@@ -344,12 +344,15 @@ TEST_CASE("emulated argmax takes the first of equals, in every block of the voca
   }
 }
 
-TEST_CASE("emulated argmax of NaN names a token of the vocabulary") {
+TEST_CASE("emulated argmax of NaN alone names no token, and that ends the branch") {
   Slots slots = five_rows(8);
   End end(slots, 9000, 1, {});
   end.argmax_blocks<float, 1>(slots, std::vector<float>(5 * 9000, kPoison), Order::kForward);
   end.finish<true, false>(slots);
-  CHECK(end.chosen == std::vector<int32_t>{0, 0, -1, 0, -1});
+  CHECK(end.chosen == std::vector<int32_t>(5, -1));
+  end.finish<true, true>(slots);
+  CHECK(slots.status == std::vector<int32_t>(4, CFT_SLOT_IDLE));
+  CHECK(end.ring == std::vector<int32_t>{-1, -7, -1, -1});
 }
 
 TEST_CASE("emulated end of a step: end tokens, budgets, forced tokens, a full arena, rows at rest") {

@@ -7,7 +7,9 @@
 // barriers only and run in either order, so a missing barrier shows as poison; true races, tensor cores and
 // speed do not show here.
 #pragma once
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include <cmath>
 #include <cstddef>

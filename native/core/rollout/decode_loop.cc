@@ -1,0 +1,41 @@
+#include "core/rollout/decode_loop.h"
+
+#include "core/errors.h"
+
+namespace cft {
+
+bool accept_token(Branch& branch, int32_t token, const EndTokens& end_tokens, BranchQueue& queue,
+                  StepResult* result) {
+  if (token < 0) {
+    throw Error(
+        "ERR_CFT_BAD_WEIGHTS",
+        "branch " + std::to_string(branch.spec.id) +
+            ": expected logits, found only NaN: the weights are damaged, or too large for this dtype");
+  }
+  const bool ends = end_tokens.count(token) != 0;
+  if (!ends) {
+    branch.input.push_back(token);
+    if (branch.spec.draft) branch.draft.follow(branch.trunk->token_ids, branch.input, branch.prefix);
+    result->token_branches.push_back(branch.spec.id);
+    result->tokens.push_back(token);
+  }
+  if (!ends && branch.left() > 0) return false;
+  queue.finish(branch.spec.id);
+  result->finished.push_back(
+      {branch.spec.id,
+       {branch.input.begin() + static_cast<int64_t>(branch.forced), branch.input.end()},
+       ends ? token : -1});
+  return true;
+}
+
+bool worth_returning(const StepResult& result, int64_t active, const BranchQueue& queue) {
+  if (result.finished.empty()) return false;
+  return queue.waiting() == 0 || static_cast<int64_t>(result.finished.size()) * 4 >= active;
+}
+
+std::string memory_text(int64_t used_bytes, int64_t budget_bytes) {
+  return std::to_string(used_bytes >> 20) + " MiB of " + std::to_string(budget_bytes >> 20) +
+         " MiB are in use";
+}
+
+}  // namespace cft

@@ -1,0 +1,191 @@
+#include "core/rollout/host_loop.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "core/errors.h"
+#include "core/rollout/sampling.h"
+
+namespace cft {
+namespace {
+
+// Tokens of one branch fed at once: bounds the memory of a pass where branches are fed again.
+constexpr size_t kMostFed = 256;
+constexpr int64_t kMostDraft = 8;
+
+}  // namespace
+
+HostLoop::HostLoop(const Model& model, std::unique_ptr<Backend> backend, const EndTokens& end_tokens,
+                   int64_t max_branches, BranchQueue& queue)
+    : model_(model),
+      backend_(std::move(backend)),
+      end_tokens_(end_tokens),
+      max_branches_(static_cast<size_t>(max_branches)),
+      queue_(queue),
+      limit_(max_branches_) {}
+
+std::unique_ptr<KvSequence> HostLoop::prefill(const std::vector<int32_t>& tokens, int64_t score_from,
+                                              int64_t k, TrunkScores* scores) {
+  const int64_t length = static_cast<int64_t>(tokens.size());
+  std::unique_ptr<KvSequence> kv = backend_->create_sequence();
+  if (!backend_->reserve(*kv, length)) {
+    throw Error("ERR_CFT_OUT_OF_MEMORY",
+                "no room for the keys and values of a trunk of " + std::to_string(length) +
+                    " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()));
+  }
+  backend_->prefill(*kv, tokens, score_from, k, scores);
+  return kv;
+}
+
+void HostLoop::drop_cancelled() {
+  const std::unordered_set<int64_t> cancelled = queue_.take_cancelled();
+  if (cancelled.empty()) return;
+  std::erase_if(active_, [&](const Branch& branch) { return cancelled.count(branch.spec.id) != 0; });
+}
+
+void HostLoop::admit(StepResult* result) {
+  while (active_.size() < limit_) {
+    std::optional<Branch> branch = queue_.next(result);
+    if (!branch) return;
+    active_.push_back(std::move(*branch));
+  }
+}
+
+// Takes a branch out of the batch until there is room again; it keeps its tokens and loses its KV.
+void HostLoop::park(size_t index) {
+  Branch branch = std::move(active_[index]);
+  active_.erase(active_.begin() + static_cast<int64_t>(index));
+  queue_.put_back(std::move(branch));
+}
+
+// Room for `length` positions of active branch `index`, taken from branches of less priority that stand
+// behind it in active_ where need be. False where it had to be parked itself.
+bool HostLoop::make_room(size_t index, int64_t length) {
+  Branch& branch = active_[index];
+  if (!branch.own) branch.own = backend_->create_sequence();
+  while (!backend_->reserve(*branch.own, length)) {
+    if (active_.size() == 1) {
+      throw Error("ERR_CFT_OUT_OF_MEMORY",
+                  "no room for the keys and values of a single branch of " + std::to_string(length) +
+                      " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()) +
+                      "; give fewer trunks at once or more memory");
+    }
+    limit_ = active_.size() - 1;
+    const bool last = index + 1 == active_.size();
+    park(active_.size() - 1);
+    if (last) return false;
+  }
+  return true;
+}
+
+// The rows of the next pass: what each branch has not fed yet, then drafts where rows cost little.
+void HostLoop::compose() {
+  rows_.clear();
+  spans_.clear();
+  size_t pending = 0, drafting = 0;
+  for (const Branch& branch : active_) {
+    pending += std::min(branch.input.size() - branch.fed, kMostFed);
+    drafting += branch.spec.draft && branch.spec.temperature == 0 ? 1 : 0;
+  }
+  const int64_t spare = backend_->cheap_rows() - static_cast<int64_t>(pending);
+  const int64_t share =
+      drafting == 0 || spare <= 0 ? 0 : std::min<int64_t>(kMostDraft, spare / static_cast<int64_t>(drafting));
+  // Branches that go first keep their room: those behind make way.
+  auto before = [](const Branch& a, const Branch& b) { return a.key < b.key; };
+  if (!std::is_sorted(active_.begin(), active_.end(), before))
+    std::sort(active_.begin(), active_.end(), before);
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const size_t fed = std::min(active_[i].input.size() - active_[i].fed, kMostFed);
+    const bool whole = active_[i].fed + fed == active_[i].input.size();
+    std::vector<int32_t> drafts;
+    if (whole && share > 0 && active_[i].spec.draft && active_[i].spec.temperature == 0) {
+      // The token after the last draft is decoded too, and must still be allowed.
+      drafts = active_[i].draft.guess(active_[i].trunk->token_ids, std::min(share, active_[i].left() - 1));
+    }
+    if (!make_room(i, static_cast<int64_t>(active_[i].fed + fed + drafts.size()))) break;
+    Branch& branch = active_[i];
+    spans_.push_back({i, rows_.size(), fed + drafts.size(), drafts.size()});
+    for (size_t j = 0; j < fed + drafts.size(); ++j) {
+      const size_t at = branch.fed + j;
+      const bool is_draft = j >= fed, predicts = is_draft || at + 1 == branch.input.size();
+      const Wanted wanted = !predicts                     ? Wanted::kNothing
+                            : branch.spec.temperature > 0 ? Wanted::kLogits
+                                                          : Wanted::kToken;
+      rows_.push_back({is_draft ? drafts[j - fed] : branch.input[at],
+                       branch.prefix + static_cast<int64_t>(at), branch.trunk->kv.get(), branch.prefix,
+                       branch.own.get(), wanted});
+    }
+  }
+}
+
+// The next token of each row that wants one; samples where it asked for logits.
+void HostLoop::pick_tokens() {
+  picked_ = output_.tokens;
+  struct Sample {
+    size_t row;
+    const Branch* branch;
+  };
+  std::vector<Sample> samples;
+  for (const Span& span : spans_) {
+    const size_t last = span.first_row + span.rows - 1;
+    if (rows_[last].wanted == Wanted::kLogits) samples.push_back({last, &active_[span.branch]});
+  }
+  const int64_t vocab = model_.config().vocab_size;
+  at::parallel_for(0, static_cast<int64_t>(samples.size()), std::max<int64_t>(1, 8192 / vocab),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       const BranchSpec& spec = samples[i].branch->spec;
+                       const auto position = static_cast<uint64_t>(rows_[samples[i].row].position);
+                       picked_[samples[i].row] =
+                           sample_row(output_.logits.data() + i * vocab, vocab, spec.temperature, spec.top_p,
+                                      uniform_at(spec.seed, position));
+                     }
+                   });
+}
+
+// What a pass said about one branch: its own rows are fed; then the drafts, as long as they are what it
+// decodes.
+void HostLoop::accept_rows(const Span& span, StepResult* result) {
+  Branch& branch = active_[span.branch];
+  const size_t own = span.rows - span.drafts;
+  branch.fed += own;
+  if (branch.fed < branch.input.size()) return;
+  size_t row = span.first_row + own - 1;
+  for (size_t draft = 0;; ++draft, ++row) {
+    if (accept_token(branch, picked_[row], end_tokens_, queue_, result)) {
+      branch.own.reset();  // marks it as finished
+      break;
+    }
+    if (draft == span.drafts || rows_[row + 1].token != picked_[row]) break;
+    ++branch.fed;  // the draft's row is what the branch feeds next
+    ++result->accepted;
+  }
+  result->drafted += static_cast<int64_t>(span.drafts);
+}
+
+void HostLoop::decode_once(StepResult* result) {
+  compose();
+  backend_->forward(rows_, &output_);
+  pick_tokens();
+  ++result->steps;
+  result->rows += static_cast<int64_t>(rows_.size());
+  const size_t finished = result->finished.size();
+  for (const Span& span : spans_) accept_rows(span, result);
+  if (result->finished.size() == finished) return;
+  std::erase_if(active_, [](const Branch& branch) { return branch.own == nullptr; });
+  // Memory was given back: let the batch grow again, a branch at a time.
+  limit_ = std::min(limit_ + 1, max_branches_);
+}
+
+void HostLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) {
+  for (int64_t i = 0; i < max_steps && !interrupted; ++i) {
+    drop_cancelled();
+    admit(result);
+    if (active_.empty()) return;
+    decode_once(result);
+    if (worth_returning(*result, active(), queue_)) return;
+  }
+}
+
+}  // namespace cft
