@@ -27,9 +27,10 @@ using GraphPool = decltype(at::cuda::graph_pool_handle());
 
 class CudaGraph : public DeviceGraph {
  public:
-  CudaGraph(GraphPool pool, const std::function<void()>& work) {
+  CudaGraph(std::shared_ptr<const GraphPool> pool, const std::function<void()>& work)
+      : pool_(std::move(pool)) {
     // Other threads may allocate meanwhile.
-    graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    graph_.capture_begin(*pool_, cudaStreamCaptureModeThreadLocal);
     try {
       work();
     } catch (...) {
@@ -45,6 +46,7 @@ class CudaGraph : public DeviceGraph {
   void replay() override { graph_.replay(); }
 
  private:
+  const std::shared_ptr<const GraphPool> pool_;
   at::cuda::CUDAGraph graph_;
 };
 
@@ -80,9 +82,11 @@ class CudaRuntime : public DeviceRuntime {
   void synchronize() override { stream_of(device_.index()).synchronize(); }
 
   std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) override {
-    // Graphs run one after the other, so they may share what libtorch allocates in them.
-    if (pool_ == GraphPool{0, 0}) pool_ = at::cuda::graph_pool_handle();
-    return std::make_unique<CudaGraph>(pool_, work);
+    // Graphs run one after the other, so they may share what libtorch allocates in them. A pool whose graphs
+    // are all gone cannot be taken again.
+    std::shared_ptr<const GraphPool> pool = pool_.lock();
+    if (!pool) pool_ = pool = std::make_shared<const GraphPool>(at::cuda::graph_pool_handle());
+    return std::make_unique<CudaGraph>(std::move(pool), work);
   }
 
   int64_t free_bytes() override {
@@ -96,7 +100,7 @@ class CudaRuntime : public DeviceRuntime {
  private:
   const at::Device device_;
   void* stream_ = nullptr;
-  GraphPool pool_{0, 0};
+  std::weak_ptr<const GraphPool> pool_;
 };
 
 }  // namespace
