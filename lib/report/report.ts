@@ -8,7 +8,7 @@ import type { EvalSummary } from '../eval/summary.js';
 import { writeFileAtomic } from '../files.js';
 import { flagOf } from '../options.js';
 import { packageVersion } from '../run-folder.js';
-import { readMetrics } from '../train/metrics.js';
+import { type Metrics, readAllMetrics } from '../train/metrics.js';
 import type { TrainedModel, TrainResult } from '../train/result.js';
 import type { AnnotationRecord } from '../types.js';
 import { lineChart } from './chart.js';
@@ -121,7 +121,12 @@ function costs({ annotation, trained, seconds }: TrainResult): Html {
   ]);
 }
 
-function lossChart({ output, trained, baseline }: TrainResult): Html | undefined {
+/** One chart of the trained model and, beside it, of the baseline. */
+function metricsChart(
+  { output, trained, baseline }: TrainResult,
+  label: string,
+  pick: (metrics: Metrics) => readonly { step: number; value: number }[],
+): Html | undefined {
   const series = [
     { name: trained.strategy, className: 'first', file: join(output, 'metrics.jsonl') },
     ...(baseline
@@ -135,16 +140,32 @@ function lossChart({ output, trained, baseline }: TrainResult): Html | undefined
       : []),
   ].map(({ file, ...rest }) => ({
     ...rest,
-    points: readMetrics(file)
-      .filter((metrics) => metrics.selectedTokens > 0)
-      .map(({ step, loss }) => ({ x: step, y: loss })),
+    points: pick(readAllMetrics(file)).map(({ step, value }) => ({ x: step, y: value })),
   }));
-  return lineChart(series, 'optimizer step', 'loss');
+  return lineChart(series, 'optimizer step', label);
+}
+
+/** What was measured on held-out responses; charts without points are left out. */
+function heldOutCharts(result: TrainResult): Html | undefined {
+  const probe = (label: string, name: 'criticalLoss' | 'otherLoss' | 'criticalEntropy' | 'otherEntropy') =>
+    metricsChart(result, label, ({ probes }) => probes.map((one) => ({ step: one.step, value: one[name] })));
+  const charts = [
+    metricsChart(result, 'validation loss', ({ validations }) =>
+      validations.map(({ step, validationLoss }) => ({ step, value: validationLoss })),
+    ),
+    probe('loss of critical tokens', 'criticalLoss'),
+    probe('loss of other tokens', 'otherLoss'),
+    probe('entropy at critical tokens', 'criticalEntropy'),
+    probe('entropy at other tokens', 'otherEntropy'),
+  ].filter((chart) => chart !== undefined);
+  return charts.length > 0 ? html`<h2>Held-out responses</h2>${charts}` : undefined;
 }
 
 /** The page as text. */
 export function renderReport({ result, options, records, tokenizer }: ReportContents): string {
-  const chart = lossChart(result);
+  const chart = metricsChart(result, 'loss', ({ steps }) =>
+    steps.filter(({ selectedTokens }) => selectedTokens > 0).map(({ step, loss }) => ({ step, value: loss })),
+  );
   const shown = records.slice(0, mostResponses);
   const left = records.length - shown.length;
   const optionRows = Object.entries(options)
@@ -171,6 +192,7 @@ ${
     result.baseline && html`<p>Each strategy's loss is over its own tokens; the two cannot be compared.</p>`
   }`
 }
+${heldOutCharts(result)}
 <h2>Options</h2>${keyValues(optionRows)}
 <h2>Responses and their critical tokens</h2>
 <p>Marked: the critical tokens. Point at a token for the alternatives that were tried there, and their verdicts.</p>

@@ -122,6 +122,15 @@ test('the best model is the one in model/, early stopping ends the run, and a se
   t.deepEqual(again.result.trained.validation, validation);
 });
 
+test('validation on what is trained is warned of', async (t) => {
+  t.timeout(240_000);
+  const known = records.slice(14, 18);
+  const options = base(join(temporaryFolder(t), 'run'), { validationAnnotations: known, epochs: 1 });
+  const { events } = await follow(options);
+  const messages = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
+  t.regex(messages[0] ?? '', /^2 of 4 validation prompts are trained on as well/);
+});
+
 test('a share is kept out, and save-best without early stopping goes on to the end', async (t) => {
   t.timeout(240_000);
   const output = join(temporaryFolder(t), 'run');

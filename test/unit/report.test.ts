@@ -95,7 +95,7 @@ function makeResult(output: string): TrainResult {
   };
 }
 
-function render(output: string): string {
+function render(output: string, more: readonly object[] = []): string {
   const line = (step: number): string =>
     JSON.stringify({
       step,
@@ -107,7 +107,10 @@ function render(output: string): string {
     });
   mkdirSync(join(output, 'baseline-sft'), { recursive: true });
   for (const folder of [output, join(output, 'baseline-sft')])
-    writeFileSync(join(folder, 'metrics.jsonl'), `${[1, 2, 3].map(line).join('\n')}\n`);
+    writeFileSync(
+      join(folder, 'metrics.jsonl'),
+      `${[...[1, 2, 3].map(line), ...more.map((one) => JSON.stringify(one))].join('\n')}\n`,
+    );
   const options = { system: attack, epochs: 3, learningRate: undefined };
   return renderReport({ result: makeResult(output), options, records: [record], tokenizer });
 }
@@ -136,6 +139,18 @@ test('it shows the head line, both strategies, the verdicts, the curves and the 
   t.is(page.split('<polyline').length - 1, 2);
   t.regex(page, /--epochs<\/th><td>3/);
   t.notRegex(page, /--learning-rate/);
+});
+
+test('it shows what was measured on held-out responses, critical and other tokens apart', (t) => {
+  const at = (step: number) => [
+    { step, epoch: step, validation_loss: 1 / (step + 1), validation_accuracy: 0.5, validation_tokens: 3 },
+    { step, epoch: step, critical_loss: 2, other_loss: 0.5, critical_entropy: 1.5, other_entropy: 0.25 },
+  ];
+  const page = render(temporaryFolder(t), [...at(0), ...at(3)]);
+  t.is(page.split('<polyline').length - 1, 2 + 2 * 5);
+  for (const label of ['validation loss', 'loss of critical tokens', 'entropy at other tokens'])
+    t.true(page.includes(`aria-label="${label} over optimizer step"`), label);
+  t.notRegex(render(temporaryFolder(t)), /Held-out responses/);
 });
 
 test('critical tokens are marked, with what was tried', (t) => {
