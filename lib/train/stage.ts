@@ -197,7 +197,7 @@ async function configurationOf(
 
 const factsOf = (
   group: string,
-  values: Record<string, string | number | boolean>,
+  values: Record<string, string | number | boolean | undefined>,
 ): Record<string, string | number | boolean> =>
   Object.fromEntries(
     Object.entries(optionsForFile(values)).map(([name, value]) => [`${group}.${name}`, value as string]),

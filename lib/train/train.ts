@@ -94,6 +94,14 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
         message: `${common} of ${total} evaluation questions are trained on as well: the accuracy after says little`,
       });
     }
+    const known = commonPrompts(data);
+    if (known > 0) {
+      const total = data.validationRecords.length;
+      emit({
+        type: 'warning',
+        message: `${known} of ${total} validation prompts are trained on as well: the validation loss says little`,
+      });
+    }
     if (promptWarning !== undefined && data.evalQuestions.length > 0)
       emit({ type: 'warning', message: promptWarning });
     if (folder.finished) {
@@ -127,6 +135,12 @@ function commonQuestions({ questions, heldOut, records, evalQuestions }: TrainDa
     (records ?? questions.filter(({ id }) => !heldOut.has(id))).map(({ question }) => question),
   );
   return evalQuestions.filter(({ question }) => trained.has(question)).length;
+}
+
+/** How many given validation records have the prompt of one that is trained on. */
+function commonPrompts({ records = [], validationRecords }: TrainData): number {
+  const trained = new Set(records.map(({ prompt_token_ids }) => prompt_token_ids.join()));
+  return validationRecords.filter(({ prompt_token_ids }) => trained.has(prompt_token_ids.join())).length;
 }
 
 /** Hash of what the run is trained and validated on: the questions, or the annotations. */

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { loadModel, type TrainEvent, type TrainOptions, train } from '../../lib/index.js';
+import { embeddedFolder } from '../../lib/preset.js';
 import { readAllMetrics } from '../../lib/train/metrics.js';
 import type { AnnotationRecord } from '../../lib/types.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
@@ -121,6 +122,15 @@ test('the best model is the one in model/, early stopping ends the run, and a se
   t.deepEqual(again.result.trained.validation, validation);
 });
 
+test('validation on what is trained is warned of', async (t) => {
+  t.timeout(240_000);
+  const known = records.slice(14, 18);
+  const options = base(join(temporaryFolder(t), 'run'), { validationAnnotations: known, epochs: 1 });
+  const { events } = await follow(options);
+  const messages = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
+  t.regex(messages[0] ?? '', /^2 of 4 validation prompts are trained on as well/);
+});
+
 test('a share is kept out, and save-best without early stopping goes on to the end', async (t) => {
   t.timeout(240_000);
   const output = join(temporaryFolder(t), 'run');
@@ -131,6 +141,22 @@ test('a share is kept out, and save-best without early stopping goes on to the e
   t.is(result.evaluatedOn, 'validation');
   t.true(existsSync(join(output, 'model/model.safetensors')));
   t.false(readdirSync(join(output, 'checkpoints')).some((name) => name.startsWith('best')));
+});
+
+test('questions held out are annotated, validated and evaluated on, and not trained on', async (t) => {
+  t.timeout(240_000);
+  const output = join(temporaryFolder(t), 'run');
+  const questions = readFileSync(join(embeddedFolder, 'questions/train.jsonl'), 'utf8').split('\n');
+  const data = questions.slice(0, 24).map((line) => JSON.parse(line) as { question: string; answer: string });
+  const { result } = await follow({ data, output, validation: 0.25, saveBest: true, probeEvery: 100 });
+  t.is(result.evaluatedOn, 'validation');
+  t.is(result.before!.greedy.n, 6);
+  t.is(readFileSync(join(output, 'responses.jsonl'), 'utf8').trimEnd().split('\n').length, 24);
+  // Who of the held-out questions was answered rightly before training is annotated, and so not trained on.
+  const right = Math.round(result.before!.greedy.accuracy * 6);
+  t.true(right > 0);
+  t.is(result.trained.responses, result.annotation!.correct - right);
+  t.true(result.trained.validation!.best.step > 0);
 });
 
 test('rsLoRA: the folder says so, loads with the same scale, and merged it is the same model', async (t) => {

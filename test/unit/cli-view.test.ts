@@ -161,3 +161,29 @@ test('a download is told by its bytes, notes by their text', (t) => {
   t.regex(second!, /50 % +2,000\/4,000/);
   t.is(note, 'from the cache\n');
 });
+
+test('training tells loss, rate and time left, what was held out, and where it stops', (t) => {
+  const { view, text, wait } = makeView(false);
+  const narrator = new Narrator(view);
+  narrator.tell({ type: 'stage', stage: 'train', total: 100 });
+  wait(6000);
+  narrator.tell({ type: 'progress', stage: 'train', ...half, loss: 0.12345 });
+  const of = { strategy: 'cft', step: 50, epoch: 1, seconds: 1 } as const;
+  const measured = { validationLoss: 0.5, validationAccuracy: 0.75, validationTokens: 40 };
+  narrator.tell({ type: 'validated', ...of, ...measured, best: true });
+  narrator.tell({ type: 'validated', ...of, ...measured, step: 0, best: false });
+  narrator.tell({
+    type: 'probe',
+    ...of,
+    ...{ criticalLoss: 1, otherLoss: 0.25, criticalEntropy: 2, otherEntropy: 0.5 },
+    ...{ criticalTokens: 3, otherTokens: 9 },
+  });
+  narrator.tell({ type: 'stopped-early', strategy: 'cft', step: 60, steps: 100, bestStep: 50 });
+  t.deepEqual(text().trimEnd().split('\n').slice(1), [
+    'training: 50 %, 50/100, 1,234 tokens/s, 1 min 05 s left, loss 0.123',
+    'step 50: validation loss 0.5000, 75.0 % of 40 tokens right, the best so far',
+    'before training: validation loss 0.5000, 75.0 % of 40 tokens right',
+    'step 50: probe of critical and other tokens: loss 1.000 and 0.250, entropy 2.000 and 0.500',
+    'stopped early at step 60 of 100: the validation loss was lowest at step 50',
+  ]);
+});

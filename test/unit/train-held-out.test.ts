@@ -1,5 +1,5 @@
 /** Validation, the best model, early stopping and the probe, on the trainer without tensors. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { strategies } from '../../lib/strategies/index.js';
@@ -9,7 +9,7 @@ import { type LoopEvent, type LoopOptions, trainingLoop } from '../../lib/train/
 import { readAllMetrics } from '../../lib/train/metrics.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
 import { FakeTrainer } from '../helpers/fake-trainer.js';
-import { temporaryFolder } from '../helpers/fixtures.js';
+import { readJson, temporaryFolder } from '../helpers/fixtures.js';
 import { makeOptions, run } from '../helpers/loop.js';
 
 const records = makeAnnotations(5);
@@ -156,17 +156,24 @@ test('interrupted in a validation: the weights are kept, and it is measured afte
   const { score } = options.trainer;
   let calls = 0;
   options.trainer.score = (batch) => {
-    // Five examples, five micro-batches: in the third of the second validation.
-    if (++calls === 8) controller.abort(new Error('stop here'));
+    // Four examples have terms, each in a micro-batch of its own: in the second of the second validation.
+    if (++calls === 6) controller.abort(new Error('stop here'));
     return score(batch);
   };
   await t.throwsAsync(
     trainingLoop(options, () => {}),
     { message: 'stop here' },
   );
+  t.is(calls, 6);
   t.true(existsSync(join(folder, 'checkpoints/step-3')));
-  const { events } = await run(scripted(folder, losses, { limits: { microBatchTokens: 20 } }));
+  // A second run measured it and was killed before its next checkpoint.
+  appendFileSync(join(folder, 'metrics.jsonl'), '{"step":3,"epoch":1,"validation_loss":0.9}\n');
+  const { events } = await run(
+    scripted(folder, losses, { limits: { microBatchTokens: 20 }, keepCheckpoints: 5 }),
+  );
   t.is(events.filter((event) => event.type === 'step').length, 6);
+  const saved = readJson<{ state: object }>(join(folder, 'checkpoints/step-3/state.json'));
+  t.like(saved.state, { validated: 3, best: { step: 3 } }, 'saved again with what it found');
   const { validations } = readAllMetrics(join(folder, 'metrics.jsonl'));
   t.deepEqual(
     validations.map(({ step }) => step),
