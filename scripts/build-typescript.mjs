@@ -5,7 +5,6 @@ import { chmodSync, existsSync, readdirSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { packageRoot } from '../lib/native/addon.mjs';
-import { buildViewer } from './build-viewer.mjs';
 
 const command = join(packageRoot, 'dist', 'cli', 'main.js');
 const sources = [
@@ -25,5 +24,5 @@ if (!(process.argv.includes('--if-needed') && upToDate())) {
   const compiled = spawnSync(process.execPath, [tsc, '-p', packageRoot], { stdio: 'inherit' });
   if (existsSync(command)) chmodSync(command, 0o755);
   process.exitCode = compiled.status ?? 1;
-  if (compiled.status === 0) await buildViewer();
+  if (compiled.status === 0) await (await import('./build-viewer.mjs')).buildViewer();
 }

@@ -107,7 +107,11 @@ test('LoRA becomes a PEFT folder that loads as the base with the adapter merged'
   t.timeout(120_000);
   const folder = temporaryFolder(t);
   const { trained } = await train(base(join(folder, 'run'), { loraRank: 4, learningRate: 1e-2 }));
-  t.deepEqual(readdirSync(trained.model).sort(), ['adapter_config.json', 'adapter_model.safetensors']);
+  t.deepEqual(readdirSync(trained.model).sort(), [
+    'README.md',
+    'adapter_config.json',
+    'adapter_model.safetensors',
+  ]);
   t.like(readJson<Record<string, unknown>>(join(trained.model, 'adapter_config.json')), {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',

@@ -6,6 +6,7 @@ import { type TrainResult, verify } from '../../lib/index.js';
 import { jsonEvents, runCli } from '../helpers/cli.js';
 import { projectRoot } from '../helpers/data.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
+import { dataIn } from '../helpers/report-run.js';
 
 /** Training questions and evaluation questions. */
 function demoArgs(folder: string, name: string, ...more: string[]): string[] {
@@ -65,7 +66,11 @@ test('without a model or data it runs every stage and ends with a table', async 
   t.is(answered.status, 0, answered.stderr);
   t.is(verify(answered.stdout, example.answer).correct, example.after);
   const page = readFileSync(join(folder, 'run/report.html'), 'utf8');
-  t.true(page.split('<mark').length > 10);
+  const { sites, responses, status } = dataIn(page);
+  t.is(status, 'done');
+  t.true(sites!.critical > 10);
+  t.is(responses.length, sites!.responses);
+  t.true(existsSync(join(folder, 'run/model/README.md')));
 
   // annotate, asked for the same questions, gives the same file.
   const annotated = await runCli(['annotate', '--limit', '12', '--output', join(folder, 'annotated')]);

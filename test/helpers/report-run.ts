@@ -1,9 +1,11 @@
 /** Run folders for the report, made by hand: everything that a run can leave there, with the embedded tokenizer. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { inflateRawSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { Tokenizer } from '../../lib/model/tokenizer.js';
 import { embeddedFolder } from '../../lib/preset.js';
+import type { ReportData } from '../../lib/report/data.js';
 import type { AlternativeRecord, AnnotationRecord } from '../../lib/types.js';
 import { temporaryFolder } from './fixtures.js';
 
@@ -189,4 +191,10 @@ export function makeRun(t: ExecutionContext, made: readonly MadeResponse[] = res
     'model/config.json': '{}',
   });
   return folder;
+}
+
+/** The data that a page holds. */
+export function dataIn(page: string): ReportData {
+  const packed = /<script type="application\/octet-stream" id="data">([^<]*)<\/script>/.exec(page)![1]!;
+  return JSON.parse(inflateRawSync(Buffer.from(packed, 'base64')).toString('utf8')) as ReportData;
 }

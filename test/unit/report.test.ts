@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { inflateRawSync } from 'node:zlib';
 import test from 'ava';
 import type { Comparison } from '../../lib/eval/comparison.js';
 import { RunReader } from '../../lib/report/collect.js';
@@ -17,6 +16,7 @@ import { idTokenizer, piecesOf, type ReportTokenizer, shownResponse } from '../.
 import { temporaryFolder } from '../helpers/fixtures.js';
 import {
   attack,
+  dataIn,
   embeddedTokenizer,
   makeRecord,
   makeRun,
@@ -28,12 +28,6 @@ import {
 const tokenizer = embeddedTokenizer;
 const read = (folder: string, limit?: number): Promise<ReportData> =>
   new RunReader(folder, { tokenizer, limit }).read();
-
-/** The data that a page holds. */
-function dataIn(page: string): ReportData {
-  const packed = /<script type="application\/octet-stream" id="data">([^<]*)<\/script>/.exec(page)![1]!;
-  return JSON.parse(inflateRawSync(Buffer.from(packed, 'base64')).toString('utf8')) as ReportData;
-}
 
 test('a finished run shows what was gained, its curves, costs, sites and responses', async (t) => {
   const data = await read(makeRun(t));
