@@ -70,7 +70,7 @@ function checkMeant(given: TrainOptions): void {
     );
   if (given.baseline !== undefined && given.baseline === (given.strategy ?? optionTable.strategy.default))
     refuse('baseline', `expected another strategy than ${given.baseline}, which is trained anyway`);
-  for (const name of ['loraAlpha', 'loraDropout', 'loraTargets'] as const) {
+  for (const name of ['loraAlpha', 'loraDropout', 'loraTargets', 'loraRankStabilized'] as const) {
     if (given[name] !== undefined && !given.loraRank)
       refuse(name, 'expected loraRank (--lora-rank) above 0 beside it: without, training is full');
   }
