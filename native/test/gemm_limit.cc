@@ -24,3 +24,11 @@ TEST_CASE("the GEMM limit is a rate of rows, for few rows and many") {
   CHECK(limits.bytes_per_second > 1e8);
   CHECK_THROWS_AS(cft::gemm_limit(cft_test::random_model(cft_test::Structure::kLlama), 0), cft::Error);
 }
+
+TEST_CASE("the limit of a training step is that of three products where decoding has one") {
+  const cft::Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  const cft::GemmLimit limit = cft::train_gemm_limit(model, 64, 8, 0.02);
+  CHECK(limit.tokens_per_second > 0);
+  CHECK(limit.steps > 0);
+  CHECK_THROWS_AS(cft::train_gemm_limit(model, 0, 1), cft::Error);
+}

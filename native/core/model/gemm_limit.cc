@@ -121,10 +121,24 @@ GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, 
     std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
     return std::pair(times[times.size() / 2], static_cast<int64_t>(times.size()));
   };
+  // A small model's threads each run a share of the rows through everything.
+  const int64_t lanes = runs_by_lanes(model) ? std::min<int64_t>(at::get_num_threads(), rows) : 1;
+  const auto shared = [&](const auto& product, int64_t count) {
+    if (lanes == 1) return product(count);
+    run_lanes(lanes, [&](int64_t) {
+      const at::NoGradGuard no_grad_here;
+      product(std::max<int64_t>(1, count / lanes));
+    });
+  };
   const auto [layer, steps] = timed([&] {
-    for (const at::Tensor& weight : weights) train_product(weight, rows);
+    shared(
+        [&](int64_t count) {
+          for (const at::Tensor& weight : weights) train_product(weight, count);
+        },
+        rows);
   });
-  const auto [head_seconds, head_steps] = timed([&] { train_product(head, head_rows); });
+  const auto [head_seconds, head_steps] =
+      timed([&] { shared([&](int64_t count) { train_product(head, count); }, head_rows); });
   const double step = static_cast<double>(model.config().layers) * layer + head_seconds;
   return {static_cast<double>(rows) / step, std::min(steps, head_steps), "at::linear, at::mm, at::addmm"};
 }
