@@ -74,6 +74,12 @@ export class Narrator {
       case 'step':
         this.#steps++;
         break;
+      case 'resumed':
+        this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
+        break;
+      case 'warning':
+        this.#view.line(`warning: ${event.message}`);
+        break;
       case 'validated':
         this.#view.line(
           `${event.step === 0 ? 'before training' : `step ${event.step}`}: validation loss ` +
@@ -94,12 +100,6 @@ export class Narrator {
         this.#view.line(
           `stopped early at step ${event.step} of ${event.steps}: the validation loss was lowest at step ${event.bestStep}`,
         );
-        break;
-      case 'resumed':
-        this.#view.line(`continuing at step ${event.step} of ${event.steps}`);
-        break;
-      case 'warning':
-        this.#view.line(`warning: ${event.message}`);
         break;
       case 'annotated':
       case 'done':

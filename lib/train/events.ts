@@ -52,7 +52,7 @@ export type TrainEvent =
   | Extract<AnnotateEvent, { type: 'trunk' | 'response' }>
   | { type: 'annotated'; summary: AnnotationSummary }
   | Extract<EvalStageEvent<TrainStage>, { type: 'prediction' | 'evaluated' }>
-  /** A step, a measurement, a checkpoint, where training continues or stops early; `strategy` says whose. */
+  /** An optimizer step, a checkpoint, where training continues; `strategy` says whose. */
   | (Exclude<LoopEvent, { type: 'warning' }> & { strategy: StrategyName })
   | { type: 'saved'; strategy: StrategyName; path: string }
   | { type: 'warning'; message: string }

@@ -19,7 +19,6 @@ import type { EmitTrain, TrainStage } from './events.js';
 import { type TrainingExample, toExample } from './examples.js';
 import type { Probe } from './held-out.js';
 import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
-import type { StepMetrics } from './metrics.js';
 import { planTraining, type TrainingPlan } from './plan.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 
@@ -35,8 +34,10 @@ export interface TrainingStageOptions {
   probe: Probe | undefined;
   options: ResolvedOptions<'train'>;
   batch: BatchSize;
-  /** Loads a copy of a model, the starting one or an adapter on it, that the stage may change. */
-  load: (name: string) => Promise<Model>;
+  /** Loads a copy of the starting model that the stage may change. */
+  loadBase: () => Promise<Model>;
+  /** Loads another model, to merge an adapter. */
+  loadOther: (name: string) => Promise<Model>;
   /** How an adapter names its base. */
   base: { name: string; revision: string | undefined };
   /** Gets metrics.jsonl, checkpoints/ and model/. */
@@ -80,30 +81,6 @@ export function makeExamples(
       'train: every counterfactual that was tried still ends right. Try more or harder questions, a larger --k, ' +
       '--rule any with --complete, or --strategy sft',
   );
-}
-
-/**
- * Examples of held-out records; undefined where none has a token of the strategy.
- * @throws CftError ERR_CFT_BAD_DATA for a sequence that the model cannot take, ERR_CFT_NO_SIGNAL where the model to keep
- *   or the time to stop is to be found by a validation loss that does not exist.
- */
-export function makeValidation(
-  records: readonly AnnotationRecord[],
-  strategy: StrategyName,
-  maxPositions: number,
-  source: string,
-  { saveBest, earlyStoppingPatience }: ResolvedOptions<'train'>,
-): TrainingExample[] | undefined {
-  const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
-  if (examples.some((example) => example.selected.length > 0)) return examples;
-  if (saveBest || earlyStoppingPatience > 0) {
-    throw new CftError(
-      'ERR_CFT_NO_SIGNAL',
-      `${source}: not one of ${records.length} held-out responses has a token of ${strategy}, so there is no ` +
-        'validation loss for --save-best or --early-stopping-patience; hold out more (--validation), or train without',
-    );
-  }
-  return undefined;
 }
 
 /** Bytes that the activations of a micro-batch may take. */
@@ -203,7 +180,11 @@ class ProgressTeller {
   }
 
   /** The rate is that of the steps; the time left takes in what lies between them. */
-  step(done: number, total: number, { tokens, tokensPerSecond, loss }: StepMetrics): void {
+  step(
+    done: number,
+    total: number,
+    { tokens, tokensPerSecond, loss }: Extract<LoopEvent, { type: 'step' }>,
+  ): void {
     this.#first ??= done - 1;
     this.#tokens += tokens;
     this.#stepSeconds += tokens / Math.max(tokensPerSecond, 1);
@@ -230,15 +211,17 @@ async function trainAndSave(
 ): Promise<void> {
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
-  await using model = await stageOptions.load(options.model);
+  await using model = await stageOptions.loadBase();
   const settings = trainerOptions(options);
   const trainer = await model.createTrainer(settings);
-  const saveModel = (path: string): Promise<void> =>
-    settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
   try {
     const microBatchTokens =
       options.microBatchTokens === 'auto' ? autoMicroBatchTokens(model) : options.microBatchTokens;
+    const limits = { microBatchTokens, microBatchSequences: batch.microBatchSequences };
+    const normalization = options.lossNormalization;
     const progress = new ProgressTeller(emit, stage);
+    const saveModel = (path: string): Promise<void> =>
+      settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
     const onEvent = (event: LoopEvent): void => {
       emit(event.type === 'warning' ? event : { ...event, strategy });
       if (event.type === 'step') progress.step(event.step, event.steps, event);
@@ -249,8 +232,8 @@ async function trainAndSave(
         examples,
         plan,
         schedule,
-        limits: { microBatchTokens, microBatchSequences: batch.microBatchSequences },
-        normalization: options.lossNormalization,
+        limits,
+        normalization,
         checkpointEvery: options.checkpointEvery,
         keepCheckpoints: options.keepCheckpoints,
         folder,
@@ -278,7 +261,7 @@ async function trainAndSave(
 
 /** Puts the trained model, the best or the last, in its place; it appears there as a whole. */
 async function deliver(
-  { options, folder, load }: TrainingStageOptions,
+  { options, folder, loadOther }: TrainingStageOptions,
   best: BestModel | undefined,
   target: string,
   saveModel: (path: string) => Promise<void>,
@@ -297,7 +280,7 @@ async function deliver(
       await saveModel(first);
     }
     if (options.loraMerge) {
-      await using merged = await load(first);
+      await using merged = await loadOther(first);
       await merged.save(target);
     }
   } catch (error) {
