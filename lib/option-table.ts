@@ -356,6 +356,12 @@ const training = {
     aliases: ['lora-target-modules'],
     describe: 'Modules with adapters, or all-linear',
   },
+  loraMerge: {
+    kind: 'boolean',
+    on: train,
+    default: false,
+    describe: 'Make model/ the full model with the adapter merged; the adapter itself goes into adapter/',
+  },
   loraDropout: {
     kind: 'number',
     on: train,
@@ -369,13 +375,7 @@ const training = {
     on: train,
     default: false,
     aliases: ['use-rslora'],
-    describe: 'rsLoRA: scale by alpha / sqrt(rank) instead of alpha / rank',
-  },
-  loraMerge: {
-    kind: 'boolean',
-    on: train,
-    default: false,
-    describe: 'Make model/ the full model with the adapter merged; the adapter itself goes into adapter/',
+    describe: 'Scale adapters by alpha / sqrt(rank) instead of alpha / rank',
   },
   masterWeights: {
     kind: 'string',

@@ -1,9 +1,12 @@
 /** What is measured on held-out responses, forward only: the strategy's loss and accuracy, and the dense probe. */
+import { CftError } from '../errors.js';
 import type { NativeBatchScores, NativeTrainer } from '../native/binding.js';
+import type { ResolvedOptions } from '../options.js';
 import { cft } from '../strategies/cft.js';
+import { type StrategyName, strategies } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
 import { type BatchLimits, packScoring } from './batches.js';
-import type { TrainingExample } from './examples.js';
+import { type TrainingExample, toExample } from './examples.js';
 
 /** Responses of the probe: enough for a steady mean, few enough to be asked often. */
 const mostProbed = 32;
@@ -34,6 +37,30 @@ export function makeProbe(records: readonly AnnotationRecord[]): Probe | undefin
       };
     });
   return examples.length > 0 ? { examples } : undefined;
+}
+
+/**
+ * Examples of held-out records; undefined where none has a token of the strategy.
+ * @throws CftError ERR_CFT_BAD_DATA for a sequence that the model cannot take, ERR_CFT_NO_SIGNAL where the model to keep
+ *   or the time to stop is to be found by a validation loss that does not exist.
+ */
+export function makeValidation(
+  records: readonly AnnotationRecord[],
+  strategy: StrategyName,
+  maxPositions: number,
+  source: string,
+  { saveBest, earlyStoppingPatience }: ResolvedOptions<'train'>,
+): TrainingExample[] | undefined {
+  const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
+  if (examples.some((example) => example.selected.length > 0)) return examples;
+  if (saveBest || earlyStoppingPatience > 0) {
+    throw new CftError(
+      'ERR_CFT_NO_SIGNAL',
+      `${source}: not one of ${records.length} held-out responses has a token of ${strategy}, so there is no ` +
+        'validation loss for --save-best or --early-stopping-patience; hold out more (--validation), or train without',
+    );
+  }
+  return undefined;
 }
 
 export interface ValidationResult {

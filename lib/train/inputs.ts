@@ -67,6 +67,8 @@ function checkMeant(given: TrainOptions): void {
   const refuse = (name: string, why: string): never => {
     throw new CftError('ERR_CFT_BAD_OPTION', `${name} (${flagOf(name)}): ${why}`);
   };
+  if (given.loraMerge && !given.loraRank)
+    refuse('loraMerge', 'expected loraRank (--lora-rank) above 0 beside it: without, there is no adapter');
   if (given.validation && given.validationAnnotations !== undefined)
     refuse('validation', 'expected none beside validationAnnotations (--validation-annotations), found both');
   if (given.warmup !== undefined && given.warmupSteps !== undefined)
@@ -81,9 +83,8 @@ function checkMeant(given: TrainOptions): void {
   }
   if (given.baseline !== undefined && given.baseline === (given.strategy ?? optionTable.strategy.default))
     refuse('baseline', `expected another strategy than ${given.baseline}, which is trained anyway`);
-  const ofLora = ['loraAlpha', 'loraDropout', 'loraTargets', 'loraRankStabilized', 'loraMerge'] as const;
-  for (const name of ofLora) {
-    if (given[name] !== undefined && given[name] !== false && !given.loraRank)
+  for (const name of ['loraAlpha', 'loraDropout', 'loraTargets', 'loraRankStabilized'] as const) {
+    if (given[name] !== undefined && !given.loraRank)
       refuse(name, 'expected loraRank (--lora-rank) above 0 beside it: without, training is full');
   }
 }

@@ -122,7 +122,9 @@ function summarizeValidations(validations: readonly ValidationMetrics[]): LoopRe
   );
   const [before, ...trained] = all;
   if (before === undefined || trained.length === 0) return undefined;
-  const best = trained.reduce((lowest, one) => (one.loss < lowest.loss ? one : lowest));
+  const best = trained.reduce((lowest, one) =>
+    one.loss < lowest.loss || Number.isNaN(lowest.loss) ? one : lowest,
+  );
   return { before, best, last: trained.at(-1)! };
 }
 

@@ -18,10 +18,10 @@ import type { AnnotationRecord, Question } from '../types.js';
 import { completionOf, type DetailedVerifier } from '../verify/verifier.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import type { TrainingExample } from './examples.js';
-import { makeProbe, type Probe } from './held-out.js';
+import { makeProbe, makeValidation, type Probe } from './held-out.js';
 import type { TrainData, TrainInputs } from './inputs.js';
 import { type EvaluationComparison, type TrainedModel, type TrainResult, writeResult } from './result.js';
-import { makeExamples, makeValidation, runTrainingStage } from './stage.js';
+import { makeExamples, runTrainingStage } from './stage.js';
 import { Stopwatch } from './stopwatch.js';
 
 /** What one strategy trains on, and is validated on where responses are held out. */
@@ -287,7 +287,8 @@ export class TrainingRun {
         probe,
         options,
         batch,
-        load: (name) => this.#load(name),
+        loadBase: () => this.#load(options.model),
+        loadOther: (name) => this.#load(name),
         base: { name: baseName(options.model), revision: options.revision },
         folder: this.#folder.file(...within),
         signal: this.#signal,

@@ -20,7 +20,6 @@ import { type TrainingExample, toExample } from './examples.js';
 import type { Probe } from './held-out.js';
 import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
 import { type MemorySettings, planMemory, planMicroBatch, type RunPlan } from './memory-plan.js';
-import type { StepMetrics } from './metrics.js';
 import { planTraining, type TrainingPlan } from './plan.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 
@@ -36,8 +35,10 @@ export interface TrainingStageOptions {
   probe: Probe | undefined;
   options: ResolvedOptions<'train'>;
   batch: BatchSize;
-  /** Loads a copy of a model, the starting one or an adapter on it, that the stage may change. */
-  load: (name: string) => Promise<Model>;
+  /** Loads a copy of the starting model that the stage may change. */
+  loadBase: () => Promise<Model>;
+  /** Loads another model, to merge an adapter. */
+  loadOther: (name: string) => Promise<Model>;
   /** How an adapter names its base. */
   base: { name: string; revision: string | undefined };
   /** Gets metrics.jsonl, checkpoints/ and model/. */
@@ -81,30 +82,6 @@ export function makeExamples(
       'train: every counterfactual that was tried still ends right. Try more or harder questions, a larger --k, ' +
       '--rule any with --complete, or --strategy sft',
   );
-}
-
-/**
- * Examples of held-out records; undefined where none has a token of the strategy.
- * @throws CftError ERR_CFT_BAD_DATA for a sequence that the model cannot take, ERR_CFT_NO_SIGNAL where the model to keep
- *   or the time to stop is to be found by a validation loss that does not exist.
- */
-export function makeValidation(
-  records: readonly AnnotationRecord[],
-  strategy: StrategyName,
-  maxPositions: number,
-  source: string,
-  { saveBest, earlyStoppingPatience }: ResolvedOptions<'train'>,
-): TrainingExample[] | undefined {
-  const examples = records.map((record) => toExample(record, strategies[strategy], maxPositions, source));
-  if (examples.some((example) => example.selected.length > 0)) return examples;
-  if (saveBest || earlyStoppingPatience > 0) {
-    throw new CftError(
-      'ERR_CFT_NO_SIGNAL',
-      `${source}: not one of ${records.length} held-out responses has a token of ${strategy}, so there is no ` +
-        'validation loss for --save-best or --early-stopping-patience; hold out more (--validation), or train without',
-    );
-  }
-  return undefined;
 }
 
 /** How many tokens go through the model at once, and what the run will need; the same for every start of the run. */
@@ -229,7 +206,11 @@ class ProgressTeller {
   }
 
   /** The rate is that of the steps; the time left takes in what lies between them. */
-  step(done: number, total: number, { tokens, tokensPerSecond, loss }: StepMetrics): void {
+  step(
+    done: number,
+    total: number,
+    { tokens, tokensPerSecond, loss }: Extract<LoopEvent, { type: 'step' }>,
+  ): void {
     this.#first ??= done - 1;
     this.#tokens += tokens;
     this.#stepSeconds += tokens / Math.max(tokensPerSecond, 1);
@@ -256,15 +237,15 @@ async function trainAndSave(
 ): Promise<void> {
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
-  await using model = await stageOptions.load(options.model);
+  await using model = await stageOptions.loadBase();
   const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples);
   emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });
   const settings = trainerOptions(options, checkpoint);
   const trainer = await model.createTrainer(settings);
-  const saveModel = (path: string): Promise<void> =>
-    settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
   try {
     const progress = new ProgressTeller(emit, stage);
+    const saveModel = (path: string): Promise<void> =>
+      settings.lora ? saveAdapter(path, trainer, settings.lora, stageOptions.base) : model.save(path);
     const onEvent = (event: LoopEvent): void => {
       emit(event.type === 'warning' ? event : { ...event, strategy });
       if (event.type === 'step') progress.step(event.step, event.steps, event);
@@ -304,7 +285,7 @@ async function trainAndSave(
 
 /** Puts the trained model, the best or the last, in its place; it appears there as a whole. */
 async function deliver(
-  { options, folder, load }: TrainingStageOptions,
+  { options, folder, loadOther }: TrainingStageOptions,
   best: BestModel | undefined,
   target: string,
   saveModel: (path: string) => Promise<void>,
@@ -323,7 +304,7 @@ async function deliver(
       await saveModel(first);
     }
     if (options.loraMerge) {
-      await using merged = await load(first);
+      await using merged = await loadOther(first);
       await merged.save(target);
     }
   } catch (error) {

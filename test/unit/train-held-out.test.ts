@@ -114,6 +114,14 @@ test('each epoch is validated and the model with the lowest loss kept', async (t
   );
 });
 
+test('a validation loss that is not finite is no best one and hides none', async (t) => {
+  const folder = temporaryFolder(t);
+  const { result } = await run(scripted(folder, [1, Number.NaN, 0.9, Number.NaN]));
+  t.is(result.validation!.best.step, 6);
+  t.true(Number.isNaN(result.validation!.last.loss));
+  t.true(readFileSync(join(folder, 'metrics.jsonl'), 'utf8').includes('"validation_loss":null'));
+});
+
 test('early stopping waits for so many epochs without a lower loss, also over a resume', async (t) => {
   const losses = [1, 0.9, 0.95, 0.92];
   for (const [patience, steps] of [

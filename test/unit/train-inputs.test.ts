@@ -3,9 +3,9 @@ import { embeddedPreset } from '../../lib/preset.js';
 import { strategies } from '../../lib/strategies/index.js';
 import { loraOptions } from '../../lib/train/adapter.js';
 import { toExample } from '../../lib/train/examples.js';
+import { makeValidation } from '../../lib/train/held-out.js';
 import { readTrainData, resolveTrainInputs, type TrainOptions } from '../../lib/train/inputs.js';
 import { splitHeldOut } from '../../lib/train/pipeline.js';
-import { makeValidation } from '../../lib/train/stage.js';
 import { makeAnnotations } from '../helpers/annotation-file.js';
 
 const preset = embeddedPreset('train');
