@@ -1,11 +1,11 @@
 /** The page in a real browser: it works from disk, by mouse and by keyboard, and hostile text in it stays text. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { Page } from 'playwright-core';
 import { report } from '../../lib/index.js';
 import { browserPath, complaints, launchBrowser, noBrowser } from '../helpers/browser.js';
-import { attack, makeRun, responses } from '../helpers/report-run.js';
+import { attack, makeRecord, makeRun, responses } from '../helpers/report-run.js';
 
 const check = browserPath === undefined ? test.skip : test;
 if (browserPath === undefined) console.error(noBrowser);
@@ -258,6 +258,11 @@ check('a page that is served follows its run, and keeps what was searched and op
   t.is(await page.locator('.response').count(), 1);
   t.true(await page.locator('.counterfactual').isVisible());
   t.is(await page.locator('#gains').count(), 1);
+  const more = makeRecord({ ...responses[0]!, id: 'more' });
+  appendFileSync(join(run, 'annotations.jsonl'), `${JSON.stringify(more)}\n`);
+  await page.locator('output', { hasText: '2 of 5' }).waitFor();
+  t.deepEqual(await texts(page, '.response .id'), ['plain', 'more']);
+  t.true(await page.locator('.counterfactual').first().isVisible());
   t.deepEqual(
     found.filter((one) => !one.startsWith(`request ${url}`)),
     [],
