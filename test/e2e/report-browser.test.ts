@@ -195,6 +195,21 @@ check('formulas are typeset, with their source as their name; money is none', as
   await done();
 });
 
+check('formulas cannot link, load or take long', async (t) => {
+  const questions = [
+    '$\\href{javascript:window.attacked=1}{x}$',
+    '$\\includegraphics{http://attacker.example/a.png}$ $\\htmlStyle{color:red}{x}$',
+    `$\\def\\a{\\a\\a}\\a$ $${'{'.repeat(900)}$ ${'$'.repeat(3000)} ${'\\boxed{'.repeat(500)}`,
+  ];
+  const made = questions.map((question, i) => ({ ...responses[0]!, id: `${i}`, question }));
+  const start = performance.now();
+  const { page, done } = await open(t, { made });
+  t.is(await page.locator('.response').count(), 3);
+  t.is(await page.locator('.response a, .response img').count(), 0);
+  t.log(`${Math.round(performance.now() - start)} ms`);
+  await done();
+});
+
 check(
   'colours follow the system, nothing is wider than a telephone, and print shows all responses',
   async (t) => {
