@@ -42,7 +42,7 @@ const texts = (page: Page, selector: string): Promise<string[]> => page.locator(
 
 check('it opens from disk without a complaint: head line, charts, sites, costs, responses', async (t) => {
   const { page, done } = await open(t);
-  t.is(await page.title(), 'cft: 60.0 % → 70.0 % (better)');
+  t.is(await page.title(), 'cft: 60.0 % → 70.0 % (95 % interval +5.0 to +15.0 points, better)');
   t.deepEqual(await texts(page, 'h2'), [
     'What was gained',
     'Training',
@@ -269,7 +269,10 @@ check('a page that is served follows its run, and keeps what was searched and op
   await page.locator('.tokens .t.l3').first().click();
   writeFileSync(join(run, 'eval/after/summary.json'), readFileSync(join(run, 'eval/before/summary.json')));
   await page.locator('h1', { hasText: '60.0 % → 60.0 %' }).waitFor();
-  t.is(await page.locator('h1').textContent(), 'cft: 60.0 % → 60.0 % (better)');
+  t.is(
+    await page.locator('h1').textContent(),
+    'cft: 60.0 % → 60.0 % (95 % interval +5.0 to +15.0 points, better)',
+  );
   t.is(await page.locator('.response').count(), 1);
   t.true(await page.locator('.counterfactual').isVisible());
   t.is(await page.locator('#gains').count(), 1);

@@ -52,7 +52,7 @@ export class Responses {
   readonly #tip = new Tip();
   readonly #search = h('input', {
     type: 'search',
-    placeholder: 'Search questions, responses, answers  ( / )',
+    placeholder: 'Search texts and answers ( / )',
     'aria-label': 'Search',
     input: () => this.#filter(),
   });
