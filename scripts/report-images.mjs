@@ -12,7 +12,7 @@ mkdirSync(images, { recursive: true });
 
 const looks = [
   { name: 'report-light', colorScheme: 'light', width: 1100, height: 760, at: 'top' },
-  { name: 'report-dark', colorScheme: 'dark', width: 1100, height: 700, at: 'responses' },
+  { name: 'report-dark', colorScheme: 'dark', width: 1100, height: 820, at: 'responses' },
   { name: 'report-narrow', colorScheme: 'light', width: 390, height: 844, at: 'responses' },
 ];
 
@@ -29,6 +29,7 @@ for (const { name, colorScheme, width, height, at } of looks) {
     await token.click();
     const list = page.locator(width > 600 ? '#responses' : '.response >> nth=0');
     await list.evaluate((element) => element.scrollIntoView());
+    await page.evaluate(() => scrollBy(0, 72)); // so that the tooltip has room below its token
     const hovered = page.locator('.response').nth(1).locator('.t.l3').first();
     await hovered.hover();
     await page.locator('.tip').waitFor();

@@ -10,7 +10,7 @@ import { AnnotatedResponses, annotationsOption } from './annotated.js';
 import { costsOf } from './costs.js';
 import { curvesOf, type Metrics } from './curves.js';
 import type { Gains, ReportData } from './data.js';
-import { count, interval, percent } from './describe.js';
+import { count, interval, percent, shortComparison } from './describe.js';
 import { gainsOf } from './gains.js';
 import {
   type Fields,
@@ -60,15 +60,31 @@ export function readRunRecord(folder: string): Fields {
 /** Options as they were typed, those of the file's own snake_case names. */
 export const optionsOf = (record: Fields): Fields => (record.options as Fields | undefined) ?? {};
 
+/** result.json, where it is there and of a shape that can be read. */
+function resultIn(folder: string): TrainResult | undefined {
+  try {
+    const result = readResult(join(folder, 'result.json'));
+    return typeof result?.trained === 'object' ? result : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 const camelCase = (name: string): string => name.replace(/_([a-z])/g, (_, c: string) => c.toUpperCase());
 
-function titleOf(command: string, status: string, strategy: string, gains: Gains[], meta?: Fields): string {
+function titleOf(
+  { command, status, strategy }: { command: string; status: string; strategy: string },
+  gains: Gains[],
+  meta: Fields | undefined,
+  result: TrainResult | undefined,
+): string {
   const [first] = gains;
   const before = first?.rows.find(({ name }) => name === 'before')?.greedy;
   const after = first?.rows.find(({ name }) => name === `after ${strategy}`)?.greedy;
   if (command === 'train' && before && after) {
-    const verdict = first!.comparisons.find(({ kind }) => kind === 'greedy')?.verdict;
-    return `${strategy}: ${percent(before.value)} → ${percent(after.value)}${verdict ? ` (${verdict})` : ''}`;
+    const change = result?.trained.change?.greedy;
+    const more = change ? ` (${shortComparison(change)})` : '';
+    return `${strategy}: ${percent(before.value)} → ${percent(after.value)}${more}`;
   }
   const share = numberIn(meta, 'critical_share');
   if (command === 'annotate' && share !== undefined)
@@ -151,7 +167,7 @@ export class RunReader {
     const status = this.#options.result ? 'done' : (textIn(record, 'status') ?? 'unknown');
     const strategy = textIn(options, 'strategy') ?? 'training';
     const model = textIn(record.model as Fields | undefined, 'name') ?? 'unknown model';
-    const result = this.#options.result ?? readResult(join(this.folder, 'result.json'));
+    const result = this.#options.result ?? resultIn(this.folder);
     this.#readTrunks();
     const { records } = this.#options;
     const annotated =
@@ -169,7 +185,7 @@ export class RunReader {
     return {
       format: 'cft-report/1',
       generator: `cft-native ${packageVersion}`,
-      title: titleOf(command, status, strategy, gains, meta),
+      title: titleOf({ command, status, strategy }, gains, meta, result),
       subtitle: [
         model,
         `${textIn(record, 'dtype')} on ${textIn(record, 'device')}`,

@@ -1,11 +1,11 @@
 /** The page in a real browser: it works from disk, by mouse and by keyboard, and hostile text in it stays text. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { Page } from 'playwright-core';
 import { report } from '../../lib/index.js';
 import { browserPath, complaints, launchBrowser, noBrowser } from '../helpers/browser.js';
-import { attack, makeRun, responses } from '../helpers/report-run.js';
+import { attack, makeRecord, makeRun, responses } from '../helpers/report-run.js';
 
 const check = browserPath === undefined ? test.skip : test;
 if (browserPath === undefined) console.error(noBrowser);
@@ -42,7 +42,7 @@ const texts = (page: Page, selector: string): Promise<string[]> => page.locator(
 
 check('it opens from disk without a complaint: head line, charts, sites, costs, responses', async (t) => {
   const { page, done } = await open(t);
-  t.is(await page.title(), 'cft: 60.0 % → 70.0 % (better)');
+  t.is(await page.title(), 'cft: 60.0 % → 70.0 % (95 % interval +5.0 to +15.0 points, better)');
   t.deepEqual(await texts(page, 'h2'), [
     'What was gained',
     'Training',
@@ -195,6 +195,21 @@ check('formulas are typeset, with their source as their name; money is none', as
   await done();
 });
 
+check('formulas cannot link, load or take long', async (t) => {
+  const questions = [
+    '$\\href{javascript:window.attacked=1}{x}$',
+    '$\\includegraphics{http://attacker.example/a.png}$ $\\htmlStyle{color:red}{x}$',
+    `$\\def\\a{\\a\\a}\\a$ $${'{'.repeat(900)}$ ${'$'.repeat(3000)} ${'\\boxed{'.repeat(500)}`,
+  ];
+  const made = questions.map((question, i) => ({ ...responses[0]!, id: `${i}`, question }));
+  const start = performance.now();
+  const { page, done } = await open(t, { made });
+  t.is(await page.locator('.response').count(), 3);
+  t.is(await page.locator('.response a, .response img').count(), 0);
+  t.log(`${Math.round(performance.now() - start)} ms`);
+  await done();
+});
+
 check(
   'colours follow the system, nothing is wider than a telephone, and print shows all responses',
   async (t) => {
@@ -254,10 +269,18 @@ check('a page that is served follows its run, and keeps what was searched and op
   await page.locator('.tokens .t.l3').first().click();
   writeFileSync(join(run, 'eval/after/summary.json'), readFileSync(join(run, 'eval/before/summary.json')));
   await page.locator('h1', { hasText: '60.0 % → 60.0 %' }).waitFor();
-  t.is(await page.locator('h1').textContent(), 'cft: 60.0 % → 60.0 % (better)');
+  t.is(
+    await page.locator('h1').textContent(),
+    'cft: 60.0 % → 60.0 % (95 % interval +5.0 to +15.0 points, better)',
+  );
   t.is(await page.locator('.response').count(), 1);
   t.true(await page.locator('.counterfactual').isVisible());
   t.is(await page.locator('#gains').count(), 1);
+  const more = makeRecord({ ...responses[0]!, id: 'more' });
+  appendFileSync(join(run, 'annotations.jsonl'), `${JSON.stringify(more)}\n`);
+  await page.locator('output', { hasText: '2 of 5' }).waitFor();
+  t.deepEqual(await texts(page, '.response .id'), ['plain', 'more']);
+  t.true(await page.locator('.counterfactual').first().isVisible());
   t.deepEqual(
     found.filter((one) => !one.startsWith(`request ${url}`)),
     [],

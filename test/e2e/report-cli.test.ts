@@ -19,7 +19,7 @@ test('it writes the page into the run folder, and with --charts PNG files, witho
   t.regex(result.stdout, /\nmodel card +.*model\/README\.md\n$/);
   t.regex(
     readFileSync(join(folder, 'report.html'), 'utf8'),
-    /<title>cft: 60\.0 % → 70\.0 % \(better\)<\/title>/,
+    /<title>cft: 60\.0 % → 70\.0 % \(95 % interval \+5\.0 to \+15\.0 points, better\)<\/title>/,
   );
   for (const name of ['accuracy', 'loss', 'probe-loss', 'entropy', 'critical-by-kind', 'seconds']) {
     const png = readFileSync(join(folder, 'charts', `${name}.png`));

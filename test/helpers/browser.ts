@@ -2,12 +2,10 @@
 import { existsSync } from 'node:fs';
 import { type Browser, chromium, type Page } from 'playwright-core';
 
-const places = [
-  ...(process.env.CHROMIUM_PATH ? [process.env.CHROMIUM_PATH] : []),
-  ...['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'].map(
-    (name) => `/usr/bin/${name}`,
-  ),
-];
+const names = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
+const places = process.env.CHROMIUM_PATH
+  ? [process.env.CHROMIUM_PATH]
+  : names.map((name) => `/usr/bin/${name}`);
 
 export const browserPath = places.find((path) => existsSync(path));
 

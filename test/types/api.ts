@@ -14,6 +14,7 @@ import {
   type Model,
   type Rollout,
   type Run,
+  report,
   type TrainEvent,
   type TrainResult,
   train,
@@ -100,6 +101,15 @@ export async function readme(): Promise<void> {
 
 export function errors(error: unknown): CftErrorCode | undefined {
   return error instanceof CftError ? error.code : undefined;
+}
+
+export async function reports(signal: AbortSignal): Promise<void> {
+  const { path, charts } = await report({ run: 'runs/a', charts: true, limit: 10 });
+  same<typeof path, string>(true);
+  same<typeof charts, string[]>(true);
+  await report({ watch: true, port: 8080, signal, onListening: (url) => url.length });
+  // @ts-expect-error an option of another command
+  await report({ epochs: 1 });
 }
 
 export function refused(): void {

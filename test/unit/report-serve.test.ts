@@ -69,7 +69,7 @@ test('it serves page and data on the loopback address, with the page policy', as
   t.is(page.headers['cross-origin-resource-policy'], 'same-origin');
   t.is(page.headers['access-control-allow-origin'], undefined);
   const data = JSON.parse((await ask(url, '/data')).text) as ReportData;
-  t.is(data.title, 'cft: 60.0 % → 70.0 % (better)');
+  t.is(data.title, 'cft: 60.0 % → 70.0 % (95 % interval +5.0 to +15.0 points, better)');
   t.is((await ask(url, '/data', { host: `localhost:${url.port}`, origin: url.origin })).status, 200);
   t.is((await ask(url, '/other')).status, 404);
 });

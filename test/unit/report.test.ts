@@ -31,7 +31,7 @@ const read = (folder: string, limit?: number): Promise<ReportData> =>
 
 test('a finished run shows what was gained, its curves, costs, sites and responses', async (t) => {
   const data = await read(makeRun(t));
-  t.is(data.title, 'cft: 60.0 % → 70.0 % (better)');
+  t.is(data.title, 'cft: 60.0 % → 70.0 % (95 % interval +5.0 to +15.0 points, better)');
   t.is(data.subtitle, 'embedded · float32 on cpu · seed 7 · evaluated on test (400 questions)');
   const [gains] = data.gains;
   t.deepEqual(
@@ -109,6 +109,10 @@ test('damaged and foreign lines are passed over, and no file is changed', async 
   ]);
   t.is(curves.find(({ id }) => id === 'gradient-norm')?.series.length, 1);
   t.is(readFileSync(path, 'utf8'), text);
+  for (const broken of ['{', '[]', '{"trained": 1}']) {
+    writeFileSync(join(folder, 'result.json'), broken);
+    t.deepEqual((await read(folder)).gains[0]!.comparisons, []);
+  }
 });
 
 test('what is no run folder is refused with what was expected', (t) => {

@@ -202,7 +202,7 @@ function drawGains(gains: Gains, setting: ChartSetting): Element {
           y: 'name',
           x: 'value',
           text: (point: { value: number }) => point.value.toFixed(1),
-          dy: -11,
+          dy: -13,
           fill: theme.text,
           stroke: theme.background,
           strokeWidth: 3,

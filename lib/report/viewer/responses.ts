@@ -1,5 +1,5 @@
 /** The list of responses: search, filter, order, and the keys. */
-import type { ReportData } from '../data.js';
+import type { ReportData, ShownResponse } from '../data.js';
 import { count, h, visible } from './dom.js';
 import { hasMath } from './math.js';
 import { type ColorBy, ResponseCard, trimmed } from './response-card.js';
@@ -52,7 +52,7 @@ export class Responses {
   readonly #tip = new Tip();
   readonly #search = h('input', {
     type: 'search',
-    placeholder: 'Search questions, responses, answers  ( / )',
+    placeholder: 'Search texts and answers ( / )',
     'aria-label': 'Search',
     input: () => this.#filter(),
   });
@@ -90,7 +90,6 @@ export class Responses {
     ),
   );
   #all: Tokens[] = [];
-  #ids = '';
   #matching: Tokens[] = [];
   #cards: ResponseCard[] = [];
   readonly #cardOf = new WeakMap<Element, ResponseCard>();
@@ -141,11 +140,14 @@ export class Responses {
       data.responsesLeft > 0 ? [`${count(data.responsesLeft)} more are in annotations.jsonl.`] : [];
     this.#notes.replaceChildren(...[...data.notes, ...left].map((note) => h('p.note', {}, note)));
     this.element.hidden = data.responses.length === 0;
-    const ids = JSON.stringify(data.responses.map(({ id, weights }) => [id, weights.length]));
-    if (ids === this.#ids) return;
-    this.#ids = ids;
-    this.#all = data.responses.map((response) => new Tokens(response));
-    this.#filter();
+    const known = new Map(this.#all.map((tokens) => [tokens.response.id, tokens]));
+    const same = (a: Tokens | undefined, { pieces, alternatives }: ShownResponse): a is Tokens =>
+      a?.length === pieces.length && a.response.alternatives.length === alternatives.length;
+    this.#all = data.responses.map((response) => {
+      const before = known.get(response.id);
+      return same(before, response) ? before : new Tokens(response);
+    });
+    this.#filter(true);
   }
 
   /** Only the responses where this text is critical. */
@@ -157,8 +159,8 @@ export class Responses {
     if (text !== undefined) this.element.scrollIntoView();
   }
 
-  #filter(): void {
-    this.#tip.hide();
+  /** @param keep leaves what is shown as it is where the rest only follows it. */
+  #filter(keep = false): void {
     const words = this.#search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const show = filters[this.#show.value]!;
     const matches = (tokens: Tokens): boolean => {
@@ -173,6 +175,15 @@ export class Responses {
     };
     this.#matching = this.#all.filter(matches).sort(orders[this.#order.value]!.by);
     this.#counted.textContent = `${count(this.#matching.length)} of ${count(this.#all.length)}`;
+    if (
+      keep &&
+      this.#cards.length > 0 &&
+      this.#cards.every(({ tokens }, i) => tokens === this.#matching[i])
+    ) {
+      this.#grow(Math.max(0, atOnce - this.#cards.length));
+      return;
+    }
+    this.#tip.hide();
     this.#cards = [];
     this.#list.replaceChildren();
     this.#grow();
