@@ -19,7 +19,7 @@ const bound = new RegExp(
   'i',
 );
 const operation = new RegExp(
-  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s? of|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|[\d)\]}]\s*[-–−])${link}`,
+  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s? of|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|(?:[\d)\]}]|(?<![a-zA-Z'’])[a-zA-Z]\s)\s*[-–−])${link}`,
   'i',
 );
 const subtraction = /\d\s*\S*\s+minus[\s$]*$/i;
@@ -30,6 +30,8 @@ const alternative = new RegExp(
 );
 /** The same between formulas; "$72/6$ or $12$" gives another form of the same number. */
 const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]*\d\s*\$,?\s*(?:or|to)\s*\$?$/i;
+/** "the divisor of $3x$ and $7$": one of several formulas. */
+const severalFormulas = /\$\s*,?\s*and\s*\$?$/;
 const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
 const measuredAfter = new RegExp(String.raw`^\s*${measure}\b`);
 /** The number is one side of an inequality. */
@@ -48,7 +50,11 @@ export function inContext(text: string, { start, end, content }: Span): string |
     const isEquation = content.includes('=');
     if (denial.test(near) || impossible.test(near) || bound.test(clause)) return undefined;
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
-    if (alternative.test(clause) || (!isEquation && alternativeFormula.test(clause))) return undefined;
+    if (
+      alternative.test(clause) ||
+      (!isEquation && (alternativeFormula.test(clause) || severalFormulas.test(clause)))
+    )
+      return undefined;
     if (measured.test(clause) && measuredAfter.test(after)) return undefined;
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
   }

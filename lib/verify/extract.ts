@@ -217,8 +217,11 @@ export function numberSpans(text: string): Span[] {
   for (const match of text.matchAll(numberPattern)) {
     let content = match[0];
     let { index } = match;
-    // "5-3" ends in 3, not in -3.
-    if (/^[-−]/.test(content) && index > 0 && /[\p{L}\d)\]}]/u.test(text[index - 1] as string)) {
+    // "5-3" and "m - 1" end in a term, not in a negative number.
+    const isTerm = /^[-−]\s/.test(content)
+      ? /(?<![\p{L}])(?:\p{L}|[\d)\]}])\s$/u.test(text.slice(Math.max(0, index - 3), index))
+      : index > 0 && /[\p{L}\d)\]}]/u.test(text[index - 1] as string);
+    if (/^[-−]/.test(content) && isTerm) {
       content = content.slice(1);
       index++;
     }
@@ -242,13 +245,18 @@ function lastNumber(text: string): Span | undefined {
 
 const consequence = /\\(?:implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff)(?![A-Za-z])/;
 
+/** What an answer that has been worked out has no more. */
+export const unevaluated =
+  /\\(?:log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|binom|int|sum|prod|lim|gcd|det)(?![A-Za-z])|!/;
+
 /**
  * The last formula or number of a response without a marked answer, with what the words beside it make of it: no value
- * where it does not stand for itself. `wantsNumber`: the gold answer is a number.
+ * where it does not stand for itself. `wantsNumber`: the gold answer is a number; `wantsComputed`: one without functions.
  */
 export function lastAnswer(
   text: string,
   wantsNumber: boolean,
+  wantsComputed = wantsNumber,
 ): { text: string; value: string | undefined } | undefined {
   const window = text.slice(-8000);
   const formula = mathSpans(window)
@@ -259,7 +267,9 @@ export function lastAnswer(
   const span = isFormula ? formula : number;
   if (span !== undefined) {
     const content = isFormula ? (span.content.split(consequence).at(-1) as string) : span.content;
-    const value = inContext(window, { ...span, content });
+    // What is only restated ("to find $\log_{125} 5$, we ...") is computed in an answer.
+    const isComputed = !wantsComputed || content.includes('=') || !unevaluated.test(content);
+    const value = isComputed ? inContext(window, { ...span, content }) : undefined;
     return { text: content, value };
   }
   const line = trimAnswer(window.slice(window.trimEnd().lastIndexOf('\n') + 1));

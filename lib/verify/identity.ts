@@ -16,9 +16,11 @@ const exactPoints = 3;
 const realPoints = 10;
 /** The value of `i` among the points. */
 const imaginary = 'i';
-/** Doubles agree to so much of their size, and to so much of the largest number on the way to them. */
+/** Doubles agree to so much of their size. */
 const relativeTolerance = 1e-9;
-const cancellation = 1e-13;
+/** A sum so much smaller than its terms is zero, and one so much smaller has lost too many digits. */
+const vanishing = 1e-12;
+const cancelled = 1e-6;
 
 const modulo = (value: bigint): number => {
   const rest = Number(value % BigInt(prime));
@@ -226,17 +228,37 @@ const anglesOf = new Set(['\\sin', '\\cos', '\\tan', '\\cot', '\\sec', '\\csc'])
 /** Logarithm of the base that `\log` without one has: any, so that only what holds for every base counts as equal. */
 const unknownBase = 1.7320391;
 
+const lanczos = [
+  0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
+  12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
+];
+
+/** The gamma function of a real number, by Lanczos' approximation (g = 7, nine terms), to 13 digits or so. */
+function gamma(x: number): number {
+  if (x < 0.5) return Math.PI / (Math.sin(Math.PI * x) * gamma(1 - x));
+  const t = x + 6.5;
+  const sum = lanczos.reduce((total, value, i) => (i === 0 ? value : total + value / (x - 1 + i)), 0);
+  return Math.sqrt(2 * Math.PI) * t ** (x - 0.5) * Math.exp(-t) * sum;
+}
+
 /** Values of an expression in complex doubles at one point. */
 class ComplexEvaluation {
-  /** The largest number on the way: how much cancellation there may have been. */
-  peak = 0;
+  /** False where overflow, underflow or cancellation leave too few digits. */
+  isUsable = true;
 
   constructor(readonly point: Point<number>) {}
 
   #seen(value: Complex): Complex {
-    const size = Math.abs(value.re) + Math.abs(value.im);
-    if (size > this.peak) this.peak = size;
+    if (!Number.isFinite(value.re) || !Number.isFinite(value.im)) this.isUsable = false;
     return value;
+  }
+
+  #sum(terms: readonly Complex[]): Complex {
+    const sum = this.#seen(terms.reduce((a, b) => a.add(b)));
+    const [size, largest] = [sum.abs(), Math.max(...terms.map((term) => term.abs()))];
+    if (size <= vanishing * largest) return new Complex(0, 0);
+    if (size <= cancelled * largest) this.isUsable = false;
+    return sum;
   }
 
   /** @throws notEvaluated */
@@ -247,7 +269,7 @@ class ComplexEvaluation {
       case 'symbol':
         return this.#symbol(node.name);
       case 'add':
-        return node.terms.map((term) => this.of(term)).reduce((a, b) => this.#seen(a.add(b)));
+        return this.#sum(node.terms.map((term) => this.of(term)));
       case 'multiply':
         return node.factors.map((factor) => this.of(factor)).reduce((a, b) => this.#seen(a.mul(b)));
       case 'divide':
@@ -288,13 +310,18 @@ class ComplexEvaluation {
     }
     const power = base.pow(this.of(exponentNode));
     // Underflow hides differences.
-    if (power.abs() === 0 && base.abs() > 0) this.peak = Infinity;
+    if (power.abs() === 0 && base.abs() > 0) this.isUsable = false;
     return power;
   }
 
   #apply(name: string, operands: readonly Node[]): Complex {
     const last = operands.at(-1) as Node;
     if (name === '\\abs') return new Complex(this.of(last).abs(), 0);
+    if (name === '!') {
+      const { re, im } = this.of(last);
+      if (im !== 0) throw notEvaluated;
+      return new Complex(gamma(re + 1), 0);
+    }
     if (name === '\\log' || name === '\\lg') {
       const base =
         operands.length === 2
@@ -323,27 +350,17 @@ const drawReal =
     return index % 2 === 1 && random.uniform() < 0.5 ? -size : size;
   };
 
-interface Sample {
-  value: Complex;
-  peak: number;
-}
-
-function sampleAt(node: Node, point: Point<number>): Sample | undefined {
+function sampleAt(node: Node, point: Point<number>): Complex | undefined {
   const evaluation = new ComplexEvaluation(point);
   const value = evaluation.of(node);
   const size = value.abs();
-  const isUsable = Number.isFinite(size) && Number.isFinite(evaluation.peak) && (size === 0 || size > 1e-200);
-  return isUsable ? { value, peak: evaluation.peak } : undefined;
+  return evaluation.isUsable && (size === 0 || size > 1e-200) ? value : undefined;
 }
 
-const isReal = ({ value, peak }: Sample): boolean =>
-  Math.abs(value.im) <= relativeTolerance * Math.abs(value.re) + cancellation * peak;
+const isReal = (value: Complex): boolean => Math.abs(value.im) <= relativeTolerance * Math.abs(value.re);
 
-function agree(a: Sample, b: Sample): boolean {
-  const size = Math.max(a.value.abs(), b.value.abs());
-  const tolerance = relativeTolerance * size + cancellation * Math.max(a.peak, b.peak);
-  return a.value.sub(b.value).abs() <= tolerance;
-}
+const agree = (a: Complex, b: Complex): boolean =>
+  a.sub(b).abs() <= relativeTolerance * Math.max(a.abs(), b.abs());
 
 /**
  * Values of two expressions at the points where both have one, at most until `differ` says so of a pair of which both
@@ -352,9 +369,9 @@ function agree(a: Sample, b: Sample): boolean {
 function samplePairs(
   a: Node,
   b: Node,
-  differ: (left: Sample, right: Sample) => boolean = () => false,
-): [Sample, Sample][] | undefined {
-  const pairs: [Sample, Sample][] = [];
+  differ: (left: Complex, right: Complex) => boolean = () => false,
+): [Complex, Complex][] | undefined {
+  const pairs: [Complex, Complex][] = [];
   try {
     for (let index = 0; index < realPoints; index++) {
       const point = new Point(index, drawReal(index));
@@ -416,8 +433,8 @@ export function signOfRatio(a: Node, b: Node): -1 | 0 | 1 {
     if (pairs.length < exactPoints) return 0;
   }
   const ratios = samplePairs(a, b)
-    ?.filter(([left, right]) => isReal(left) && isReal(right) && right.value.re !== 0)
-    .map(([left, right]) => left.value.re / right.value.re);
+    ?.filter(([left, right]) => isReal(left) && isReal(right) && right.re !== 0)
+    .map(([left, right]) => left.re / right.re);
   const ratio = ratios?.[0];
   if (ratios === undefined || ratio === undefined || ratios.length < 3 || ratio === 0) return 0;
   if (ratios.some((other) => Math.abs(other - ratio) > 1e-7 * Math.abs(ratio))) return 0;

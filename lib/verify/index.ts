@@ -18,6 +18,7 @@ import {
   lastAnswer,
   phraseAnswer,
   type Span,
+  unevaluated,
 } from './extract.js';
 import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
@@ -262,7 +263,7 @@ export function verify(
     return result(false, whole);
   // A bare formula on one line is the answer as a whole.
   if (whole !== '' && !/[\n=]/.test(whole) && !hasWords(whole)) return result(false, whole);
-  const last = lastAnswer(response, gold.isNumber);
+  const last = lastAnswer(response, gold.isNumber, gold.isNumber && !unevaluated.test(goldText));
   if (last === undefined) return none;
   const text = trimAnswer(last.value ?? last.text);
   return result(last.value !== undefined && gold.matches(text), text);
