@@ -53,6 +53,10 @@ const maxIdentities = 200;
 let identities = 0;
 const equalAsFunctions = (a: Node, b: Node): boolean => ++identities <= maxIdentities && identical(a, b);
 
+/** I(0) reads as a product with zero, and is none. */
+const isSpelledAlike = (a: Node, b: Node): boolean =>
+  spelling(a) === spelling(b) && (spelling(a) !== '0' || !hasVariable(a) || !hasVariable(b));
+
 /** 4210 is what 4210_7 asks for: the base stands in the question. */
 function isDigitsOf(gold: Node, predicted: Node): boolean {
   if (gold.kind !== 'symbol' || predicted.kind !== 'number') return false;
@@ -65,9 +69,7 @@ function equalNodes(gold: Node, predicted: Node): boolean {
   const goldValue = evaluate(a.node);
   if (goldValue === undefined)
     return (
-      isDigitsOf(gold, predicted) ||
-      spelling(gold) === spelling(predicted) ||
-      equalAsFunctions(gold, predicted)
+      isDigitsOf(gold, predicted) || isSpelledAlike(gold, predicted) || equalAsFunctions(gold, predicted)
     );
   let b = withoutPercent(predicted);
   if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
