@@ -28,7 +28,6 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
   eval: {
     describe: 'Accuracy, pass@k, diversity and entropy of a model on benchmarks or a file of questions',
     examples: [
-      ['$0 eval --model runs/my-run/model --data test.jsonl', 'Greedy accuracy'],
       ['$0 eval --data test.jsonl --samples 8 --temperature 1', 'Eight samples per question'],
       [
         '$0 eval --model runs/b/model --benchmark paper-11 --against runs/a-eval',

@@ -53,6 +53,10 @@ const maxIdentities = 200;
 let identities = 0;
 const equalAsFunctions = (a: Node, b: Node): boolean => ++identities <= maxIdentities && identical(a, b);
 
+/** I(0) reads as a product with zero, and is none. */
+const isSpelledAlike = (a: Node, b: Node): boolean =>
+  spelling(a) === spelling(b) && (spelling(a) !== '0' || !hasVariable(a) || !hasVariable(b));
+
 /** 4210 is what 4210_7 asks for: the base stands in the question. */
 function isDigitsOf(gold: Node, predicted: Node): boolean {
   if (gold.kind !== 'symbol' || predicted.kind !== 'number') return false;
@@ -65,9 +69,7 @@ function equalNodes(gold: Node, predicted: Node): boolean {
   const goldValue = evaluate(a.node);
   if (goldValue === undefined)
     return (
-      isDigitsOf(gold, predicted) ||
-      spelling(gold) === spelling(predicted) ||
-      equalAsFunctions(gold, predicted)
+      isDigitsOf(gold, predicted) || isSpelledAlike(gold, predicted) || equalAsFunctions(gold, predicted)
     );
   let b = withoutPercent(predicted);
   if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
@@ -232,6 +234,11 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
   const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
   if (range.kind !== 'relation' && equalSets(gold, range) === true) return true;
   if (gold.kind === 'relation' && predicted.kind === 'relation' && isRearranged(gold, predicted)) return true;
+  // -1/sqrt(3) = 58 % is not what 1/sqrt(3) = 58 % says, though its end is.
+  const isComputation = (answer: Answer): answer is Answer & { kind: 'relation' } =>
+    answer.kind === 'relation' && answer.sides.every(isNumeric);
+  if (isComputation(gold) && isComputation(predicted) && gold.sides.length === predicted.sides.length)
+    return equalRelations(gold, predicted);
   const expected = resultOf(gold);
   const found = resultOf(predicted);
   // x = 5 is not y = 5.

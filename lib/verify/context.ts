@@ -19,7 +19,7 @@ const bound = new RegExp(
   'i',
 );
 const operation = new RegExp(
-  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s? of|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|(?:[\d)\]}]|(?<![a-zA-Z'’])[a-zA-Z]\s)\s*[-–−])${link}`,
+  String.raw`(?:\b(?:plus|times|divided by|multiplied by|half of|half|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s? of|twice|thrice|double|triple|square of|(?:square|cube) root of|cube of|squared|modulo|mod|remainder)|(?<!\*)[+*×÷^/](?!\*)|(?:[\d)\]}]|(?<![a-zA-Z'’])[a-zA-Z])\s*[-–−])${link}`,
   'i',
 );
 const subtraction = /\d\s*\S*\s+minus[\s$]*$/i;

@@ -403,18 +403,25 @@ function* residuePairs(a: Node, b: Node): Generator<[number, number]> {
   }
 }
 
-/** True where both expressions have the same values, as functions of their variables. */
+/**
+ * True where both expressions have the same values, as functions of their variables. Two expressions with variables
+ * that are zero everywhere are not compared: I(0) is no product with zero but a value of I.
+ */
 export function identical(a: Node, b: Node): boolean {
+  const mayVanish = !hasVariable(a) || !hasVariable(b);
   if (isRationalFunction(a) && isRationalFunction(b)) {
     let agreeing = 0;
+    let vanishes = true;
     for (const [left, right] of residuePairs(a, b)) {
       if (left !== right) return false;
       agreeing++;
+      vanishes &&= left === 0;
     }
-    return agreeing === exactPoints;
+    return agreeing === exactPoints && (mayVanish || !vanishes);
   }
   const pairs = samplePairs(a, b, (left, right) => !agree(left, right));
-  return pairs?.every(([left, right]) => agree(left, right)) ?? false;
+  if (pairs === undefined || (!mayVanish && pairs.every(([left]) => left.abs() === 0))) return false;
+  return pairs.every(([left, right]) => agree(left, right));
 }
 
 /**

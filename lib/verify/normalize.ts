@@ -318,7 +318,7 @@ export function wordKey(text: string): string | undefined {
   if (text.length > maxAnswerLength) return undefined;
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
-    .replace(/\\(?:text|textbf|textit|mathrm|mbox)\b|[${}~]|\\[ ,;!]/g, ' ');
+    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|[${}~]|\\[ ,;!]/g, ' ');
   if (!/^\s*[^\s-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
     return undefined;
   const words = plain

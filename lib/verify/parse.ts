@@ -119,6 +119,11 @@ export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
       return sequence(open.slice(-1), close.slice(-1), parts.flatMap(expandPlusMinus), depth);
     }
   }
+  // (x = 3), (no solution), a matrix in parentheses
+  if (tokens[0]?.text === '(' && isEnclosed(tokens)) {
+    const inner = parseAnswer(tokens.slice(1, -1), depth + 1);
+    if (inner.kind !== 'expression' && inner.kind !== 'sequence') return inner;
+  }
   try {
     // A copy: \frac12 splits a token in place.
     return { kind: 'expression', node: new ExpressionParser([...tokens]).run() };

@@ -77,6 +77,19 @@ async function all(options: VerifyLinesOptions): Promise<VerifiedLine[]> {
   return lines;
 }
 
+test('a file that takes ten seconds per verdict is waited for, side by side', async (t) => {
+  const file = join(temporaryFolder(t), 'slow.mjs');
+  writeFileSync(
+    file,
+    "export default async (text) => {\n  await new Promise((resolve) => setTimeout(resolve, 10_000));\n  return text === 'yes';\n};\n",
+  );
+  const verifier = await createVerifier(file);
+  const start = performance.now();
+  const verdicts = await Promise.all(['yes', 'no', 'yes', 'no'].map((text) => verifier(text, context('1'))));
+  t.deepEqual(verdicts, [true, false, true, false]);
+  t.true(performance.now() - start < 30_000, 'not one after the other');
+});
+
 test('lines keep what they hold and gain the verdict', async (t) => {
   const input = [
     '{"prediction":"\\\\boxed{42}","answer":42,"model":"a"}',
