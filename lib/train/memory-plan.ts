@@ -50,8 +50,11 @@ export interface RunPlan {
   peakBytes: number | undefined;
 }
 
-/** Measured: node and libtorch after loading a small model, and what the allocator keeps (docs/decisions/0008). */
+/** Measured: node and libtorch after loading a small model (docs/decisions/0008). */
 const runtimeBytes = 190e6;
+
+/** Measured: freed buffers that the allocator keeps, up to half of what was ever in use. */
+const mostKeptBytes = 120e6;
 
 /** Logits of a chunk of selected positions at most (native/core/train/loss.cc). */
 const chunkLogits = 2 ** 24;
@@ -98,8 +101,9 @@ export function planMemory(request: MemoryRequest): MemoryPlan {
   const layer = 4 * microBatchTokens * passingValues(config);
   const widened = half ? 4 * 2 * config.intermediateSize * config.hiddenSize : 0;
   const temporary = Math.max(head, layer + widened);
-  const total = weights + optimizer + activations + temporary + runtimeBytes;
-  return { weights, optimizer, activations, temporary, runtime: runtimeBytes, total };
+  const runtime = runtimeBytes + Math.min(mostKeptBytes, (activations + temporary) / 2);
+  const total = weights + optimizer + activations + temporary + runtime;
+  return { weights, optimizer, activations, temporary, runtime, total };
 }
 
 /** Fewer rows waste matrix products, more gain nothing. */
