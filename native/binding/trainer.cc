@@ -83,14 +83,14 @@ TrainerHandle::TrainerHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), accounted_bytes_);
 }
 
-// Gives the core away: work that is under way ends at its next layer.
+// Gives the core away.
 std::shared_ptr<TrainerHandle::Core> TrainerHandle::release(Napi::BasicEnv env) {
   if (!core_) return nullptr;
-  core_->trainer.interrupt();
   Napi::MemoryManagement::AdjustExternalMemory(env, -accounted_bytes_);
   return std::move(core_);
 }
 
+// Work that is under way holds the core and goes on: its promise does not hold this object.
 void TrainerHandle::Finalize(Napi::BasicEnv env) { release(env); }
 
 std::shared_ptr<TrainerHandle::Core> TrainerHandle::need() const {
@@ -236,6 +236,7 @@ void TrainerHandle::dispose(const Napi::CallbackInfo& info) {
   guard(info.Env(), [&] {
     std::shared_ptr<Core> core = release(info.Env());
     if (!core) return 0;
+    core->trainer.interrupt();  // work that is under way ends at its next layer
     // Gigabytes take long to give back, so that happens on the compute thread.
     auto job = std::make_unique<Job>();
     job->work = [core = std::move(core)] {};

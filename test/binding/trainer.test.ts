@@ -1,6 +1,9 @@
 /** The trainer's handle: what crosses, what is refused, and whose life depends on whom. Its numbers: test/parity. */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import test, { type ExecutionContext } from 'ava';
 import { CftError, type CftErrorCode } from '../../lib/errors.js';
 import { loadModel } from '../../lib/model/load.js';
@@ -240,4 +243,38 @@ test('the process can end in the middle of a step', (t) => {
   });
   t.is(child.status, 7, child.stderr);
   t.is(child.stderr, '');
+});
+
+test('work that was asked for ends well though nobody holds the trainer any more', async (t) => {
+  await using model = await loadTiny();
+  setFlagsFromString('--expose-gc');
+  const collectGarbage = runInNewContext('gc') as () => void;
+  const [sequences, length] = [128, 100];
+  const selected = Int32Array.from({ length: sequences * length }, (_, i) => i).filter(
+    (i) => i % length < length - 1,
+  );
+  const begin = async (): Promise<Promise<number>[]> => {
+    const trainer = await model.createTrainer(options);
+    const long: NativeTrainBatch = {
+      tokenIds: Int32Array.from({ length: sequences * length }, (_, i) => 5 + ((i * 7) % 50)),
+      sequenceStarts: Int32Array.from({ length: sequences + 1 }, (_, i) => i * length),
+      selected,
+      targets: selected.map((i) => 5 + (i % 50)),
+      weights: new Float32Array(selected.length).fill(1 / selected.length),
+      dropoutCounter: 0,
+    };
+    return [trainer.accumulate(long), trainer.accumulate(long), trainer.accumulate(batch)];
+  };
+  const work = await begin();
+  let pending = true;
+  const losses = Promise.all(work).finally(() => {
+    pending = false;
+  });
+  let collections = 0;
+  for (; pending; collections++) {
+    collectGarbage();
+    await setImmediate();
+  }
+  for (const loss of await losses) t.true(loss > 0);
+  t.true(collections > 2);
 });

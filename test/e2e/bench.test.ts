@@ -145,7 +145,7 @@ test('what our own side cannot do keeps its message and exit status', async (t) 
 
 test('bad usage is refused by name', async (t) => {
   await refused(t, [], /expected what to measure, found nothing; try: cft-native bench rollouts/);
-  await refused(t, ['train'], /suite \(--suite\): expected one of rollouts, found "train"/);
+  await refused(t, ['training'], /suite \(--suite\): expected one of rollouts, train, found "training"/);
   await refused(t, ['rollouts', '--case', 'smolm2-latency'], /did you mean "smollm2-latency"/);
   await refused(t, ['rollouts', '--peer', 'vllm'], /peer \(--peer\): expected hf-generate, .*, found "vllm"/);
   await refused(

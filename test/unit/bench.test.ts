@@ -231,7 +231,7 @@ test('the table shows the latest run of a case, with ratios, agreement and the m
     tokensPerSecond: { p20: 1, p50: 1, p80: 1 },
     quiet: false,
   };
-  const text = renderTables([row, peer, older, { bench: 'train' }].map((each) => forFile(each)));
+  const text = renderTables([row, peer, older, { bench: 'another' }].map((each) => forFile(each)));
   t.is(text.split('## smollm2-latency').length, 2);
   t.true(text.includes('2,675 (2,600 to 2,700), 53.5 % of the GEMM limit'));
   t.true(text.includes('25 (24 to 26)x'));
