@@ -57,7 +57,7 @@ export interface RunRecord {
 const mayDiffer = new Set([
   ...['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype'],
   // A checkpoint checks the threads that it was made with; to consent, or to spare room, is no other run.
-  ...['threads', 'force', 'keepCheckpoints'],
+  ...['threads', 'force', 'keepCheckpoints', 'gradientCheckpointing'],
   // Read after the responses are made, and of no influence on them.
   ...['trainData', 'against', 'trunks'],
 ]);

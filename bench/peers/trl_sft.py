@@ -25,7 +25,14 @@ def make_trainer(job, model, mixin, clock):
     if packing:
         # One packed row holds as many tokens as a padded batch of the others has at most.
         longest = max(len(row["input_ids"]) for row in rows)
-        arguments |= {"packing": True, "max_length": longest * job["batch_size"], "per_device_train_batch_size": 1}
+        # One pass over the packed rows, however many they are: the same tokens as the others.
+        arguments |= {
+            "packing": True,
+            "max_length": longest * job["batch_size"],
+            "per_device_train_batch_size": 1,
+            "max_steps": -1,
+            "num_train_epochs": 1,
+        }
     else:
         arguments |= {"max_length": None}
     return Own(

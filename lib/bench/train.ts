@@ -198,7 +198,8 @@ class TrainRace {
       device,
       dtype,
       threads,
-      batch_size: batchSize,
+      // Peers cut the flat list of all steps by it: a single short batch must not be filled up with its own repeat.
+      batch_size: steps[0]?.length ?? batchSize,
       learning_rate: learningRate,
       max_grad_norm: maxGradNorm,
       sequences,
@@ -301,7 +302,7 @@ class TrainRace {
       setting: last.ready.setting,
       versions: last.ready.versions,
       sequences: new Set(timed.flat()).size,
-      batchSize,
+      batchSize: this.#job.batch_size,
       learningRate,
       tokens: this.#tokensOf(timed, ({ token_ids: ids }) => ids.length),
       selectedTokens: this.#tokensOf(timed, ({ selected }) => selected.length),

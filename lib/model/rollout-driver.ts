@@ -67,6 +67,8 @@ export class RolloutDriver {
   #watched = 0;
   #pending = 0;
   #failure: { error: unknown } | undefined;
+  /** The step under way; whoever takes it hands its result on. */
+  #stepping: ReturnType<NativeRolloutEngine['step']> | undefined;
   #wake: () => void = () => {};
 
   constructor(
@@ -104,10 +106,14 @@ export class RolloutDriver {
         return added;
       } catch (error) {
         const short = error instanceof CftError && error.code === 'ERR_CFT_OUT_OF_MEMORY';
-        if (!short || this.#live.size === 0) throw error;
+        if (!short || (this.#live.size === 0 && this.#pending === 0)) throw error;
       }
       this.#signal?.throwIfAborted();
-      this.#receive(await this.#engine.step(stepsPerCall));
+      // What is under way first: it may hold the last branches of a trunk. Verdicts give trunks back, too.
+      const stepping = this.#stepping ?? (this.#live.size > 0 ? this.#engine.step(stepsPerCall) : undefined);
+      this.#stepping = undefined;
+      if (stepping === undefined) await this.#woken();
+      else this.#receive(await stepping);
       if (this.#failure) throw this.#failure.error;
     }
   }
@@ -188,10 +194,9 @@ export class RolloutDriver {
       this.#wake();
     };
     this.#signal?.addEventListener('abort', interrupt);
-    let stepping: ReturnType<NativeRolloutEngine['step']> | undefined;
     const step = (): void => {
-      stepping = this.#engine.step(stepsPerCall);
-      stepping.catch(() => {}); // awaited below, perhaps after another error
+      this.#stepping = this.#engine.step(stepsPerCall);
+      this.#stepping.catch(() => {}); // awaited below, perhaps after another error
     };
     try {
       for (;;) {
@@ -205,20 +210,23 @@ export class RolloutDriver {
           }
           if (this.#live.size < this.maxBranches) idle(this.maxBranches - this.#live.size);
         }
+        const stepping = this.#stepping;
         if (stepping === undefined) {
           if (this.#live.size > 0) step();
           else if (this.#pending === 0) return;
           else await this.#woken();
           continue;
         }
+        this.#stepping = undefined;
         const result = await stepping;
-        stepping = undefined;
         if (result.active + result.waiting > 0 && this.#failure === undefined && !this.#signal?.aborted)
           step();
         this.#receive(result);
       }
     } finally {
       this.#signal?.removeEventListener('abort', interrupt);
+      const stepping = this.#stepping;
+      this.#stepping = undefined;
       await this.#clear(stepping);
     }
   }

@@ -203,13 +203,28 @@ export async function saveCheckpoint(
   return final;
 }
 
-/** Removes all but the last `keep` checkpoints, and every best model but the one that `state`, once saved, speaks of. */
+/** Step of the best model that a checkpoint speaks of; undefined for none, or where it cannot be read. */
+function bestOf(folder: string, step: number): number | undefined {
+  try {
+    const text = readFileSync(join(folder, `step-${step}`, stateFile), 'utf8');
+    return (fromFile((JSON.parse(text) as StateFile).state ?? null) as LoopState | null)?.best?.step;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Removes all but the last `keep` checkpoints, and every best model but those that they speak of and the one that
+ * `state`, once saved, does.
+ */
 export function pruneCheckpoints(folder: string, state: LoopState, keep: number): void {
   const steps = listSteps(folder);
   // Later ones were refused as damaged, else the run would have gone on from them.
   const later = steps.filter((step) => step > state.step);
-  const older = steps.filter((step) => step <= state.step).slice(keep);
-  const best = listSteps(folder, 'best').filter((step) => step !== state.best?.step);
+  const good = steps.filter((step) => step <= state.step);
+  const older = good.slice(keep);
+  const spokenOf = new Set([state.best?.step, ...good.slice(0, keep).map((step) => bestOf(folder, step))]);
+  const best = listSteps(folder, 'best').filter((step) => !spokenOf.has(step));
   for (const step of [...later, ...older])
     rmSync(join(folder, `step-${step}`), { recursive: true, force: true });
   for (const step of best) rmSync(join(folder, `best-${step}`), { recursive: true, force: true });

@@ -143,7 +143,7 @@ export function summarizeMetrics(path: string): LoopResult {
     lastLoss: meanLoss(withLoss.slice(-quarter)),
     tokens: sum((one) => one.tokens),
     selectedTokens: sum((one) => one.selectedTokens),
-    seconds: sum((one) => one.tokens / Math.max(one.tokensPerSecond, 1)),
+    seconds: sum((one) => (one.tokensPerSecond > 0 ? one.tokens / one.tokensPerSecond : 0)),
     heldOutSeconds: [...validations, ...probes].reduce((total, one) => total + one.seconds, 0),
     ...(validation && { validation }),
   };
@@ -221,7 +221,14 @@ class Loop {
     const members = Array.from(batchOfStep(plan, step), (index) => examples[index]!);
     const packed = packStep(members, step, this.#limits, normalization);
     let loss = 0;
+    const partsBefore = trainer.parts ?? 1;
     for (const batch of packed.batches) loss += await trainer.accumulate(batch);
+    if ((trainer.parts ?? 1) > partsBefore) {
+      this.#warn(
+        `memory did not suffice for ${this.#limits.microBatchTokens} tokens at once: from step ${step + 1} on each ` +
+          `batch runs in ${trainer.parts} parts, for the same gradient`,
+      );
+    }
     const learningRate = learningRateAt(schedule, step);
     const { gradNorm, applied } = await trainer.step(learningRate);
     const metrics: StepMetrics = {

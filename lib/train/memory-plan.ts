@@ -12,6 +12,8 @@ export interface MemorySettings {
     | 'kvHeads'
     | 'headDim'
     | 'tieWordEmbeddings'
+    | 'qkNorm'
+    | 'normPlacement'
   >;
   dtype: 'float32' | 'bfloat16';
   parameters: number;
@@ -66,11 +68,24 @@ function keptValues({
   heads,
   kvHeads,
   headDim,
+  qkNorm,
+  normPlacement,
 }: MemorySettings['config']): number {
   const queries = heads * headDim;
+  const normedHeads =
+    qkNorm === 'none' ? 0 : (heads + kvHeads) * headDim + (qkNorm === 'head' ? heads + kvHeads : 2);
+  // Post-norm keeps what attention and MLP gave before their norms.
+  const normed = normedHeads + (normPlacement === 'post' ? 2 * hiddenSize : 0);
   // Input, q k v, attention's output and its log-sums, the sum between attention and MLP, gate and up, two norms.
   return (
-    hiddenSize + (queries + 2 * kvHeads * headDim) + queries + heads + hiddenSize + 2 * intermediateSize + 2
+    hiddenSize +
+    (queries + 2 * kvHeads * headDim) +
+    queries +
+    heads +
+    hiddenSize +
+    2 * intermediateSize +
+    2 +
+    normed
   );
 }
 

@@ -102,7 +102,7 @@ function stepLine(metrics: StepMetrics): StepLine {
     grad_norm: metrics.gradNorm,
     tokens: metrics.tokens,
     selected_tokens: metrics.selectedTokens,
-    tokens_per_second: Math.round(metrics.tokensPerSecond),
+    tokens_per_second: Number(metrics.tokensPerSecond.toPrecision(4)),
     peak_memory_bytes: metrics.peakMemoryBytes,
     ...(metrics.skipped ? { skipped: true } : {}),
   };

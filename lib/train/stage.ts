@@ -89,6 +89,7 @@ function planRun(
   { config, device, dtype, parameterCount: parameters }: Model,
   options: ResolvedOptions<'train'>,
   examples: readonly TrainingExample[],
+  batch: BatchSize,
 ): RunPlan {
   const lora = loraOptions(options);
   const settings: MemorySettings = {
@@ -97,7 +98,12 @@ function planRun(
     parameters,
     lora: lora && { parameters: loraParameters(config, lora) },
   };
-  const longest = Math.max(1, ...examples.map(({ tokenIds }) => tokenIds.length));
+  const lengths = Int32Array.from(examples, ({ tokenIds }) => tokenIds.length)
+    .sort()
+    .reverse();
+  const longest = Math.max(1, lengths[0] ?? 1);
+  const together = Math.min(batch.batchSize, batch.microBatchSequences ?? batch.batchSize);
+  const fullest = lengths.subarray(0, together).reduce((sum, length) => sum + length, 0);
   const planned = planMicroBatch(settings, longest, device === 'cpu');
   const microBatchTokens =
     options.microBatchTokens === 'auto' ? planned.microBatchTokens : options.microBatchTokens;
@@ -105,7 +111,7 @@ function planRun(
   const checkpoint = device === 'cpu' && (wanted === 'auto' ? planned.checkpoint : wanted === 'on');
   const tokens = examples.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
   const selected = examples.reduce((sum, example) => sum + example.selected.length, 0);
-  const most = Math.max(longest, Math.min(microBatchTokens, tokens));
+  const most = Math.max(longest, Math.min(microBatchTokens, fullest));
   const { total } = planMemory({
     ...settings,
     microBatchTokens: most,
@@ -151,9 +157,9 @@ async function configurationOf(
   settings: NativeTrainerOptions,
   plan: TrainingPlan,
   schedule: Schedule,
-  microBatchTokens: number,
 ): Promise<Facts> {
-  const { lora, ...plain } = settings;
+  // What is planned is left out: a checkpoint says how it was packed, and layers that run again give the same bits.
+  const { lora, checkpoint: _, ...plain } = settings;
   return {
     weights_sha256: await model.weightsSha256(),
     dtype: model.dtype,
@@ -165,7 +171,7 @@ async function configurationOf(
     ...factsOf('plan', { ...plan }),
     ...factsOf('schedule', { ...schedule }),
     loss_normalization: options.lossNormalization,
-    micro_batch_tokens: microBatchTokens,
+    micro_batch_tokens: options.microBatchTokens,
     micro_batch_sequences: batch.microBatchSequences ?? null,
     keeps_best: keepsBest(options),
     early_stopping_patience: options.earlyStoppingPatience,
@@ -182,8 +188,9 @@ const factsOf = (
 
 /** What decides the last bits beside the configuration. */
 function environmentOf({ addon, device }: Model): Facts {
-  const { libtorch, cpuCapability, threads } = addon.info();
-  if (!device.startsWith('cuda')) return { libtorch, cpu_capability: cpuCapability, threads };
+  const { libtorch, cpuCapability, fastBfloat16, threads } = addon.info();
+  if (!device.startsWith('cuda'))
+    return { libtorch, cpu_capability: cpuCapability, fast_bfloat16: fastBfloat16, threads };
   const index = Number(device.split(':')[1] ?? 0);
   return { libtorch, gpu: addon.cudaDevices()[index]?.name ?? null };
 }
@@ -238,7 +245,7 @@ async function trainAndSave(
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
   await using model = await stageOptions.loadBase();
-  const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples);
+  const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples, batch);
   emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });
   const settings = trainerOptions(options, checkpoint);
   const trainer = await model.createTrainer(settings);
@@ -261,7 +268,7 @@ async function trainAndSave(
         checkpointEvery: options.checkpointEvery,
         keepCheckpoints: options.keepCheckpoints,
         folder,
-        configuration: await configurationOf(stageOptions, model, settings, plan, schedule, microBatchTokens),
+        configuration: await configurationOf(stageOptions, model, settings, plan, schedule),
         environment: environmentOf(model),
         force: options.force,
         guessLoss: Math.log(model.config.vocabSize),

@@ -3,6 +3,7 @@
 #include "binding/convert.h"
 #include "binding/environment.h"
 #include "binding/model.h"
+#include "core/compute_thread.h"
 #include "core/errors.h"
 
 namespace cft::binding {
@@ -79,7 +80,11 @@ EngineHandle::EngineHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<En
   const Napi::Env env = info.Env();
   guard(env, [&] {
     const Napi::Object options = need_object(info[1], "options");
-    auto core = std::make_shared<Core>();
+    // Dies on the compute thread: what it frees records events on a stream that another engine may be
+    // capturing.
+    const std::shared_ptr<Core> core(new Core, [](Core* dying) {
+      ComputeThread::instance().post(nullptr, [owned = std::shared_ptr<Core>(dying)] {});
+    });
     core->model = ModelHandle::unwrap(info[0]);
     EngineOptions wanted;
     wanted.max_branches = need_integer(options, "maxBranches");

@@ -179,6 +179,14 @@ TEST_CASE("a batch that does not fit is run in parts, with the gradients of all 
     Trainer small(model, options);
     CHECK(small.accumulate(first) + small.accumulate(second) == doctest::Approx(loss).epsilon(1e-6));
     CHECK(small.parts() > 1);
+    // Whoever goes on from its state must sum in the same parts.
+    const TemporaryPath file("parts.safetensors");
+    small.save_state(file.path);
+    TrainerOptions same = options;
+    same.between = nullptr;
+    Trainer resumed(model, same);
+    resumed.load_state(read_entries(file.path));
+    CHECK(resumed.parts() == small.parts());
     for (const std::string& name : whole.parameter_names())
       CHECK(relative_error(small.gradient(name), whole.gradient(name)) < 1e-5);
     options.between = [](int64_t) {

@@ -325,7 +325,7 @@ TEST_CASE("state of another configuration is refused before anything changes") {
   const TemporaryPath file("state.safetensors");
   trainer.save_state(file.path);
   const auto entries = read_entries(file.path);
-  REQUIRE(entries.size() == 3 * model.parameters().size() + 2);
+  REQUIRE(entries.size() == 3 * model.parameters().size() + 3);
 
   options.adamw.weight_decay = 0.5;
   Model other_model = random_model(Structure::kLlama);

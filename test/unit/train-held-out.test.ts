@@ -211,6 +211,25 @@ test('a best model that is damaged: the checkpoint that speaks of it is not used
   );
 });
 
+test('the checkpoint before the newest keeps the best model that it speaks of', async (t) => {
+  const folder = temporaryFolder(t);
+  const controller = new AbortController();
+  const losses = [1, 0.9, 0.8, 0.7];
+  const options = { checkpointEvery: 3, keepCheckpoints: 2 };
+  await t.throwsAsync(
+    trainingLoop(scripted(folder, losses, { ...options, signal: controller.signal }), (event) => {
+      if (event.type === 'checkpoint' && event.step === 6) controller.abort(new Error('stop here'));
+    }),
+  );
+  const kept = readdirSync(join(folder, 'checkpoints')).sort();
+  const newest = kept.filter((name) => name.startsWith('step')).at(-1)!;
+  writeFileSync(join(folder, 'checkpoints', newest, 'state.json'), 'damaged');
+  const { events } = await run(scripted(folder, losses, options));
+  t.true(events.some((event) => event.type === 'warning' && event.message.includes(newest)));
+  const resumed = events.find((event) => event.type === 'resumed');
+  t.true(resumed?.type === 'resumed' && resumed.step === 3, kept.join());
+});
+
 test('the probe is measured before, every so many steps and at the end, outside of the steps and their rate', async (t) => {
   const folder = temporaryFolder(t);
   const trainer = new FakeTrainer();

@@ -12,6 +12,8 @@ const config = {
   kvHeads: 3,
   headDim: 64,
   tieWordEmbeddings: true,
+  qkNorm: 'none' as const,
+  normPlacement: 'pre' as const,
 };
 const request: MemoryRequest = {
   config,

@@ -1,5 +1,7 @@
 #include "core/model/model.h"
 
+#include <ATen/Context.h>
+
 #include "core/errors.h"
 
 namespace cft {
@@ -103,6 +105,12 @@ void Model::build(const Read& read_tensor) {
     head_ = Linear{"lm_head", embedding_, {}};
   } else {
     head_ = linear("lm_head", c.vocab_size, c.hidden_size, false);
+  }
+  if (embedding_.is_cuda()) {
+    // cuDNN's attention builds a plan for every new length, which takes longer than a whole prefill.
+    at::globalContext().setSDPUseCuDNN(false);
+    // Partial sums of a split product stay fp32: else results depend more on the number of rows.
+    at::globalContext().setAllowBF16ReductionCuBLAS(false);
   }
 }
 

@@ -165,7 +165,6 @@ void HostLoop::accept_rows(const Span& span, StepResult* result) {
 }
 
 void HostLoop::decode_once(StepResult* result) {
-  compose();
   backend_->forward(rows_, &output_);
   pick_tokens();
   ++result->steps;
@@ -183,6 +182,12 @@ void HostLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, Step
     drop_cancelled();
     admit(result);
     if (active_.empty()) return;
+    try {
+      compose();
+    } catch (const Error&) {
+      if (result->finished.empty()) throw;
+      return;  // the caller may give back trunks for what has finished; else the next call says it
+    }
     decode_once(result);
     if (worth_returning(*result, active(), queue_)) return;
   }

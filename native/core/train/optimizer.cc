@@ -32,8 +32,8 @@ void AdamW::prepare(Slot& slot) const {
 
 void AdamW::step(const Gradients& gradients, double learning_rate, double gradient_scale) {
   const at::NoGradGuard no_grad;
+  for (Slot& slot : slots_) prepare(slot);  // may run out of memory: a step counts from here on
   ++steps_;
-  for (Slot& slot : slots_) prepare(slot);
   if (slots_.empty() || slots_.front().weight.is_cpu())
     return step_on_cpu(gradients, learning_rate, gradient_scale);
   for (size_t i = 0; i < slots_.size(); ++i) {

@@ -119,7 +119,9 @@ double Trainer::accumulate(const TrainBatch& batch) {
         parts_ = 2 * parts_;
         gradients_.clear();
         for (const auto& lane : lane_gradients_) lane->clear();
-        const auto sequences = static_cast<int64_t>(prune_batch(batch).sequence_starts.size()) - 1;
+        auto sequences = static_cast<int64_t>(prune_batch(batch).sequence_starts.size()) - 1;
+        for (const TrainBatch& earlier : waiting_)
+          sequences = std::max(sequences, static_cast<int64_t>(earlier.sequence_starts.size()) - 1);
         try {
           for (const TrainBatch& earlier : waiting_) add_gradients(earlier);
           loss = add_gradients(batch);
@@ -286,6 +288,8 @@ void Trainer::save_state(const std::string& path) {
   std::vector<float> configured;
   for (const auto& [name, value] : configuration()) configured.push_back(static_cast<float>(value));
   state.emplace_back("configuration", at::tensor(configured));
+  // Parts of a batch are another order of sums: whoever goes on must go on with as many.
+  state.emplace_back("parts", at::full({1}, static_cast<double>(parts_.load()), at::kFloat));
   write_safetensors(path, state, {{"content", "cft-native trainer state"}});
 }
 
@@ -320,13 +324,18 @@ void Trainer::load_state(const std::vector<TensorEntry>& entries) {
   const auto layout = optimizer_.state_layout();
   std::vector<const TensorEntry*> wanted;
   for (const auto& [name, like] : layout) wanted.push_back(&find(name, like));
-  if (entries.size() != layout.size() + 1) {
+  const at::Tensor parts = reader.read(find("parts", at::empty({1}, at::kFloat)), at::kFloat, at::kCPU);
+  if (!(parts.item<float>() >= 1)) {
+    refuse_state(file, "parts is " + std::to_string(parts.item<float>()) + ", expected at least 1");
+  }
+  if (entries.size() != layout.size() + 2) {
     refuse_state(file, "it holds " + std::to_string(entries.size()) + " tensors, expected " +
-                           std::to_string(layout.size() + 1) + "; it was saved by another configuration");
+                           std::to_string(layout.size() + 2) + "; it was saved by another configuration");
   }
   std::vector<at::Tensor> state;
   for (const TensorEntry* entry : wanted) state.push_back(reader.read(*entry, entry->dtype, model_.device()));
   optimizer_.restore(state);
+  parts_ = static_cast<int64_t>(parts.item<float>());
   gradients_.clear();
   waiting_.clear();
   if (!adapter_) model_.weights_changed();

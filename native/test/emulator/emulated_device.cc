@@ -113,9 +113,9 @@ int32_t trunk_tile_rows(int32_t heads, int32_t kv_heads) {
 
 template <class T>
 const cft::DecodeKernels kTable{
-    refill_slots, begin_step<T>,      split_qkv<T>,      trunk_attention<T>, suffix_attention<T>,
-    swiglu<T>,    rms_norm<T, false>, rms_norm<T, true>, add_rms_norm<T>,    argmax<T, false>,
-    advance,      argmax<T, true>,    trunk_tile_rows,   argmax_blocks};
+    refill_slots, begin_step<T>,       split_qkv<T>,      trunk_attention<T>, suffix_attention<T>,
+    swiglu<T>,    rms_norm<T, false>,  rms_norm<T, true>, add_rms_norm<T>,    argmax<float, false>,
+    advance,      argmax<float, true>, trunk_tile_rows,   argmax_blocks};
 
 class Graph : public cft::DeviceGraph {
  public:

@@ -33,8 +33,8 @@ DecodeStep::DecodeStep(const Model& model, const DecodeKernels& kernels, DeviceR
 int64_t DecodeStep::bytes(const Model& model, int64_t rows, int64_t chunks) {
   const ModelConfig& c = model.config();
   const int64_t heads = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const int64_t values = 3 * c.hidden_size + 3 * heads + 2 * kv + 3 * c.intermediate_size + c.vocab_size;
-  const int64_t floats = c.heads * chunks * (c.head_dim + 2) +
+  const int64_t values = 3 * c.hidden_size + 3 * heads + 2 * kv + 3 * c.intermediate_size;
+  const int64_t floats = c.vocab_size + c.heads * chunks * (c.head_dim + 2) +
                          static_cast<int64_t>(c.ropes.size()) * c.head_dim + c.vocab_size / 1024 + 2;
   return rows * (values * static_cast<int64_t>(c10::elementSize(model.dtype())) + floats * 4);
 }
@@ -60,7 +60,7 @@ bool DecodeStep::reserve(int64_t rows, int64_t chunks) {
   make(added_, {rows, c.hidden_size}, dtype);
   make(gate_up_, {rows, 2 * c.intermediate_size}, dtype);
   make(inner_, {rows, c.intermediate_size}, dtype);
-  make(logits_, {rows, c.vocab_size}, dtype);
+  make(logits_, {rows, c.vocab_size}, at::kFloat);
   make(cos_sin_, {static_cast<int64_t>(c.ropes.size()) * rows * c.head_dim}, at::kFloat);
   make(partial_, {row_chunks * c.heads * c.head_dim}, at::kFloat);
   make(partial_stats_, {row_chunks * c.heads * 2}, at::kFloat);
@@ -159,7 +159,16 @@ void DecodeStep::run(const StepShape& shape, const DeviceSlots& slots,
   }
   const at::Tensor last = part(x_);
   if (!pre) norm(residual, model_.final_norm(), last);
-  multiply(part(logits_), last, model_.head(), true);
+  // fp32: rounded to bf16, neighbouring logits would become equal.
+  at::Tensor logits = part(logits_);
+  const at::Tensor head = model_.head().weight.t();
+  if (model_.dtype() == at::kFloat) {
+    at::mm_out(logits, last, head);
+  } else if (last.is_cuda()) {
+    at::mm_out(logits, last, head, at::kFloat);
+  } else {
+    logits.copy_(at::mm(last.to(at::kFloat), head.to(at::kFloat)));  // the emulator's
+  }
 
   const CftEndStep end = end_step(slots);
   if (moves_on) {

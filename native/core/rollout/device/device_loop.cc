@@ -15,6 +15,8 @@ namespace {
 
 // Rows of logits held at once in a prefill.
 constexpr int64_t kHeadRows = 256;
+// The largest bucket whose rows fit into a grid's y, which ends at 65,535.
+constexpr int64_t kMostRows = 49152;
 
 }  // namespace
 
@@ -52,7 +54,7 @@ DeviceLoop::DeviceLoop(const Model& model, std::shared_ptr<const DeviceParts> pa
       runtime_(*parts_->runtime),
       end_tokens_(end_tokens),
       queue_(queue),
-      most_slots_(max_branches),
+      most_slots_(std::min(max_branches, kMostRows)),
       layout_(model.config(), model.dtype()),
       position_bytes_(layout_.position_bytes()),
       pool_(layout_, runtime_),
@@ -116,8 +118,13 @@ void DeviceLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, St
   const std::shared_ptr<void> on_stream = runtime_.enter();
   while (result->steps < max_steps && !interrupted) {
     drop_cancelled();
-    make_room();
-    admit(result);
+    try {
+      make_room();
+      admit(result);
+    } catch (const Error&) {
+      if (result->finished.empty()) throw;
+      return;  // the caller may give back trunks for what has finished; else the next call says it
+    }
     if (active() == 0) return;
     const int64_t steps = steps_of_look(max_steps - result->steps);
     try {

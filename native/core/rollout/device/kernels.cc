@@ -36,9 +36,9 @@ const DecodeKernels* cuda_kernels(at::ScalarType dtype) {
                                     cft_rms_norm_bfloat16,
                                     cft_rms_norm_add_bfloat16,
                                     cft_add_rms_norm_bfloat16,
-                                    cft_argmax_bfloat16,
+                                    cft_argmax_float32,
                                     cft_advance,
-                                    cft_argmax_advance_bfloat16,
+                                    cft_argmax_advance_float32,
                                     cft_trunk_tile_rows,
                                     cft_argmax_blocks};
   if (dtype == at::kFloat) return &wide;
