@@ -230,6 +230,12 @@ export function pruneCheckpoints(folder: string, state: LoopState, keep: number)
   for (const step of best) rmSync(join(folder, `best-${step}`), { recursive: true, force: true });
 }
 
+/** Once the best model is delivered: those of older checkpoints are of no use any more. */
+export function removeBestModels(folder: string): void {
+  for (const step of listSteps(folder, 'best'))
+    rmSync(join(folder, `best-${step}`), { recursive: true, force: true });
+}
+
 /**
  * Keeps the model as it is after `step` steps; the one before stays until a checkpoint speaks of this one.
  * @param saveModel writes the model as a folder that must not exist yet.

@@ -14,7 +14,7 @@ import { type StrategyName, strategies } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
 import { loraOptions, loraParameters, saveAdapter } from './adapter.js';
 import type { BatchSize } from './batch-size.js';
-import { type BestModel, bestFolder, type Facts, writeFailure } from './checkpoints.js';
+import { type BestModel, bestFolder, type Facts, removeBestModels, writeFailure } from './checkpoints.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import { type TrainingExample, toExample } from './examples.js';
 import type { Probe } from './held-out.js';
@@ -348,6 +348,7 @@ export async function runTrainingStage(
   const target = join(folder, 'model');
   emit({ type: 'stage', stage, total: plan.steps });
   if (!existsSync(target)) await trainAndSave(stageOptions, plan, schedule, target, emit);
+  removeBestModels(join(folder, 'checkpoints'));
   const result = summarizeMetrics(join(folder, 'metrics.jsonl'));
   warnOfNoGain(result, emit);
   emit({ type: 'saved', strategy, path: target });
