@@ -131,7 +131,11 @@ async function readSets(
   if (benchmark !== undefined) {
     const sets: QuestionSet[] = [];
     for (const name of resolveBenchmarks(benchmark)) {
-      const { questions, withoutAnswer } = await readBenchmark(name, { limit, signal });
+      const { questions, withoutAnswer, found, expected } = await readBenchmark(name, { limit, signal });
+      if (found < expected)
+        warn(
+          `${name}: expected ${expected} questions, found ${found}: the accuracy is of a part of the benchmark`,
+        );
       if (withoutAnswer > 0)
         warn(
           `${name}: ${withoutAnswer} of ${questions.length} questions have no gold answer and count as wrong`,
@@ -213,11 +217,7 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
   const output = options.output ?? defaultRunFolder();
   using folder = RunFolder.open(output, { resume: options.resume });
   const sets = await readSets(given, options, warn);
-  if (options.against !== undefined)
-    checkAgainst(
-      options.against,
-      sets.map(({ name }) => name),
-    );
+  if (options.against !== undefined) checkAgainst(options.against, sets);
   await warnOf(sets, options, warn, signal);
   const questions = sets.flatMap((set) => set.questions);
   const { device, dtype, threads, revision } = options;

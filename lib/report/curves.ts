@@ -43,7 +43,8 @@ function validationFields(all: readonly Metrics[]): string[] {
   const names = new Set<string>();
   for (const { lines } of all)
     for (const line of lines)
-      for (const field of Object.keys(line)) if (/^validation_[a-z0-9_]+$/.test(field)) names.add(field);
+      for (const field of Object.keys(line))
+        if (/^validation_(?!tokens$)[a-z0-9_]+$/.test(field)) names.add(field);
   return [...names].sort();
 }
 

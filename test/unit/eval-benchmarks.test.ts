@@ -36,7 +36,8 @@ test.serial('every benchmark is read in full, and its gold answers agree with th
   useDataFolder(t, dataFolder);
   const sizes: Record<string, number> = {};
   for (const name of benchmarkNames) {
-    const { questions, withoutAnswer } = await readBenchmark(name);
+    const { questions, withoutAnswer, found, expected } = await readBenchmark(name);
+    t.true(found >= expected && found - expected <= 1, name);
     sizes[name] = questions.length;
     t.is(withoutAnswer, name === 'gaokao2023en' ? 2 : 0, name);
     const wrong = questions.filter(({ answer }) => answer !== '' && !verify(answer, answer).correct);
@@ -92,7 +93,19 @@ test.serial('questions are put together as the evaluation of Qwen2.5-Math does',
     ],
     ['1', 'Read the following table and answer a question:\na | b\nHow many?', '1,234'],
   ]);
-  t.is((await readBenchmark('tabmwp', { limit: 1 })).questions.length, 1);
+  const limited = await readBenchmark('tabmwp', { limit: 1 });
+  t.like(limited, { found: 2, expected: 1000 });
+  t.is(limited.questions.length, 1);
+  put('mawps/test.jsonl', [
+    { input: 'Is it so?', target: 'Yes' },
+    { input: 'Is it right?', target: 'false' },
+    { input: 'Who?', target: 'Noel' },
+  ]);
+  t.deepEqual(await read('mawps'), [
+    ['0', 'Is it so? (Yes or No)', 'Yes'],
+    ['1', 'Is it right? (True or False)', 'false'],
+    ['2', 'Who?', 'Noel'],
+  ]);
   put('gsm8k/test.jsonl', [{ prompt: 'Q', answer: '1' }]);
   await t.throwsAsync(readBenchmark('gsm8k'), {
     code: 'ERR_CFT_BAD_DATA',

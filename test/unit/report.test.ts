@@ -183,6 +183,22 @@ test('an evaluation alone is shown by its own name', async (t) => {
   );
 });
 
+test('of several benchmarks the average is the headline', async (t) => {
+  const folder = temporaryFolder(t);
+  const one = { n: 50, samples: 4, temperature: 1, accuracy: 0.5, accuracy_ci95: [0.4, 0.6] };
+  writeAll(folder, {
+    'run.json': JSON.stringify(runRecord({ command: 'eval', options: {} })),
+    'summary.json': JSON.stringify({
+      gsm8k: one,
+      svamp: { ...one, accuracy: 0.7 },
+      average: { ...one, n: 100, accuracy: 0.6 },
+    }),
+  });
+  const { title, gains } = await read(folder);
+  t.is(title, '60.0 % (40.0 % to 60.0 %) of 100 questions');
+  t.like(gains.at(-1), { evaluatedOn: 'average', questions: 100, samples: 4 });
+});
+
 test('the page holds all data, and nothing of them outside of escaped text', async (t) => {
   const data = { ...(await read(makeRun(t))), title: attack, subtitle: attack };
   const page = renderPage(data);
@@ -325,6 +341,11 @@ test('curves need two points; the learning rate is shown once where strategies s
     ],
   );
   t.regex(both[0]!.note!, /cannot be compared/);
+  const validated = [1, 2].map((step) => ({ step, validation_tokens: 9, validation_loss: step }));
+  t.deepEqual(
+    curvesOf([{ strategy: 'cft', lines: validated }]).map(({ id }) => id),
+    ['validation-loss'],
+  );
 });
 
 test('comparisons say their interval, p-value and verdict', (t) => {
