@@ -8,7 +8,7 @@ import { forFile } from '../json-names.js';
 import type { HubEvent } from '../model/hub.js';
 import { loadModel, tellDownloads } from '../model/load.js';
 import { branchesFor, Model } from '../model/model.js';
-import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
+import { flagOf, type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
@@ -96,6 +96,17 @@ function resolve(given: EvaluateOptions): ResolvedOptions<'eval'> {
       'ERR_CFT_BAD_OPTION',
       `samples (--samples): expected 1 at temperature 0, found ${options.samples}: greedy responses are all the ` +
         'same; add --temperature 1',
+    );
+  }
+  // The training file's questions are read by questionField.
+  const unused = given.answerField !== undefined ? 'answerField' : 'questionField';
+  const isUnused =
+    unused === 'answerField' || (given.questionField !== undefined && options.trainData === undefined);
+  if (options.benchmark !== undefined && isUnused) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      `${unused} (${flagOf(unused)}): expected none beside benchmark (--benchmark), which knows its fields, found ` +
+        `"${given[unused]}"`,
     );
   }
   return typeof verifier === 'function' ? { ...options, verifier: 'function' } : options;

@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { benchmarkNames, readBenchmark, resolveBenchmarks } from '../../lib/eval/benchmarks.js';
+import { evaluate } from '../../lib/eval/evaluate.js';
 import { contentOf, findDuplicates, findOverlap, overlapReport } from '../../lib/eval/overlap.js';
 import { findOverlaps } from '../../lib/eval/overlaps.js';
 import { verify } from '../../lib/verify/index.js';
@@ -170,4 +171,17 @@ test.serial('the known overlaps: MATH with its training set, MAWPS with itself a
   );
   t.is(report.duplicates.find(({ name }) => name === 'mawps')?.repeated, 215);
   t.is(report.between.find(({ name, with: other }) => name === 'asdiv' && other === 'mawps')?.shared, 243);
+});
+
+test('fields beside a benchmark are refused, for it knows its own', async (t) => {
+  const fields = (more: object) => evaluate({ benchmark: ['gsm8k'], model: '/nowhere', ...more });
+  await t.throwsAsync(async () => fields({ answerField: 'gold' }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /answerField \(--answer-field\): expected none beside benchmark .* found "gold"/,
+  });
+  await t.throwsAsync(async () => fields({ questionField: 'q' }), { message: /questionField/ });
+  // It names the questions of the training file then.
+  const train = { questionField: 'q', trainData: '/nowhere.jsonl', output: join(temporaryFolder(t), 'run') };
+  const error = await t.throwsAsync(async () => fields(train));
+  t.notRegex(error!.message, /beside benchmark/);
 });
