@@ -11,13 +11,25 @@ const work = new Set(['trunk', 'response', 'prediction', 'step']);
 
 const printJson = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`);
 
+/** Records and predictions are on disk, and too long for a line; looking at the records would even read them. */
+export function withoutRecords(result: object): Record<string, unknown> {
+  const names = Object.keys(result).filter((name) => name !== 'annotations' && name !== 'predictions');
+  return Object.fromEntries(
+    names.map((name) => {
+      const value = (result as Record<string, unknown>)[name];
+      return [name, name === 'sets' && Array.isArray(value) ? value.map(withoutRecords) : value];
+    }),
+  );
+}
+
 /** The command that goes on where this one stopped. */
-function resumeCommand(argv: readonly string[], output: string): string {
+export function resumeCommand(argv: readonly string[], output: string): string {
   const words: string[] = [];
   for (let i = 0; i < argv.length; i++) {
     const flag = argv[i]!.split('=')[0]!;
     if (/^--(output|output-dir|outputDir|output_dir|resume)$/.test(flag)) {
-      if (!argv[i]!.includes('=') && flag !== '--resume') i++;
+      const hasValue = flag !== '--resume' || /^(?:true|false)$/.test(argv[i + 1] ?? '');
+      if (!argv[i]!.includes('=') && hasValue) i++;
       continue;
     }
     words.push(argv[i]!);
@@ -48,12 +60,7 @@ export async function follow<Event extends AnyEvent, Result>(
     }
     const result = await run;
     if (context.json) {
-      // Records and predictions are on disk, and too long for a line; looking at the records would even read them.
-      const names = Object.keys(result as object).filter(
-        (name) => name !== 'annotations' && name !== 'predictions',
-      );
-      const rest = names.map((name) => [name, (result as Record<string, unknown>)[name]]);
-      printJson({ type: 'result', ...Object.fromEntries(rest) });
+      printJson({ type: 'result', ...withoutRecords(result as object) });
     }
     return result;
   } catch (error) {

@@ -5,6 +5,7 @@ import { badData } from '../data/errors.js';
 import { CftError } from '../errors.js';
 import { readJsonLinesSync, writeFileAtomic } from '../files.js';
 import { forFile } from '../json-names.js';
+import type { Question } from '../types.js';
 import {
   type AverageComparison,
   type Comparison,
@@ -31,35 +32,47 @@ const predictionsIn = (folder: string, name: string): string | undefined =>
     existsSync(path),
   );
 
+interface Asked {
+  name: string;
+  questions: readonly Pick<Question, 'id' | 'answer'>[];
+}
+
 /**
  * Looks for the predictions of every set, before any work.
- * @throws CftError ERR_CFT_BAD_OPTION
+ * @throws CftError ERR_CFT_BAD_OPTION where there are none; ERR_CFT_BAD_DATA where they are of other questions or of an
+ *   evaluation that is not finished.
  */
-export function checkAgainst(folder: string, names: readonly string[]): void {
-  for (const name of names) {
-    if (predictionsIn(folder, name) !== undefined) continue;
+export function checkAgainst(folder: string, sets: readonly Asked[]): void {
+  for (const set of sets) readPaired(folder, set);
+}
+
+/** Predictions of a set in an evaluation's folder, those of each question together. */
+function readPaired(folder: string, { name, questions }: Asked): Prediction[][] {
+  const path = predictionsIn(folder, name);
+  if (path === undefined) {
     throw new CftError(
       'ERR_CFT_BAD_OPTION',
       `against (--against): expected the folder of an evaluation of ${name} (with predictions.jsonl), found ${folder}`,
     );
   }
-}
-
-/** Predictions of a set in an evaluation's folder, grouped like those given. */
-function readPaired(folder: string, { name, predictions }: Evaluated): Prediction[][] {
-  checkAgainst(folder, [name]);
-  const path = predictionsIn(folder, name) as string;
   const byId = new Map<string, Prediction[]>();
   for (const prediction of readJsonLinesSync<Prediction>(path)) {
     const group = byId.get(prediction.id) ?? [];
     group.push(prediction);
     byId.set(prediction.id, group);
   }
-  return predictions.map((own) => {
-    const { id, answer } = own[0]!;
+  const samples = byId.get(questions[0]?.id ?? '')?.length;
+  return questions.map(({ id, answer }) => {
     const group = byId.get(id);
     if (group === undefined)
       throw badData(path, `expected a response to question ${id} of ${name}, found none`);
+    if (samples !== undefined && group.length !== samples) {
+      throw badData(
+        path,
+        `question ${id}: expected ${samples ?? 0} responses, as for the first question, found ${group.length}; ` +
+          'the evaluation is not finished',
+      );
+    }
     if (group[0]!.answer !== answer) {
       throw badData(
         path,
@@ -82,7 +95,7 @@ export function compareWithFolder(
 ): EvaluationComparisons {
   const pairs = sets.map((set) => ({
     name: set.name,
-    before: readPaired(folder, set),
+    before: readPaired(folder, { name: set.name, questions: set.predictions.map(([first]) => first!) }),
     after: set.predictions,
   }));
   return {

@@ -17,6 +17,8 @@ type Row = Record<string, unknown>;
 interface Benchmark {
   /** Below CFT_DATA_DIR. */
   file: string;
+  /** Questions; where the hub has a few less, as many as there. */
+  size: number;
   /** Files of a dataset repository with the same questions; the paper's eleven are not all there. */
   hub?: HubDataset;
   /** Fields of which the first that a row has is the question; or how to put it together. */
@@ -52,75 +54,87 @@ const testFile = /(?:^|\/)test(?:-\d+-of-\d+(?:-[0-9a-f]+)?)?\.(?:parquet|jsonl)
 const table: Readonly<Record<string, Benchmark>> = {
   gsm8k: {
     file: 'gsm8k/test.jsonl',
+    size: 1319,
     hub: onHub('openai/gsm8k', /^main\/test-.*\.parquet$/),
     question: problem,
     answer: ['answer'],
   },
   math: {
     file: 'math/test.jsonl',
+    size: 5000,
     hub: onHub('EleutherAI/hendrycks_math', /^[a-z_]+\/test-.*\.parquet$/),
     question: problem,
     answer: ['solution'],
   },
   svamp: {
     file: 'svamp/test.jsonl',
+    size: 1000,
     hub: onHub('ChilleD/SVAMP', /^data\/(?:train|test)-.*\.parquet$/),
     question: (row) => `${withStop(text(row.Body))} ${text(row.Question)}`.trim(),
     answer: ['Answer'],
   },
   asdiv: {
     file: 'asdiv/test.jsonl',
+    size: 2215,
     hub: onHub('EleutherAI/asdiv', /\.parquet$/),
     question: (row) => `${text(row.body)} ${text(row.question)}`.trim(),
     answer: (row) => text(row.answer).replace(/\(.*?\)/g, ''),
   },
-  mawps: { file: 'mawps/test.jsonl', question: ['input'], answer: ['target'] },
-  carp_en: { file: 'carp_en/test.jsonl', question: ['content'], answer: ['answer'] },
-  tabmwp: { file: 'tabmwp/problems_test1k.json', question: tabmwpQuestion, answer: ['answer'] },
+  mawps: { file: 'mawps/test.jsonl', size: 2065, question: ['input'], answer: ['target'] },
+  carp_en: { file: 'carp_en/test.jsonl', size: 976, question: ['content'], answer: ['answer'] },
+  tabmwp: { file: 'tabmwp/problems_test1k.json', size: 1000, question: tabmwpQuestion, answer: ['answer'] },
   minerva_math: {
     file: 'minerva_math/test.jsonl',
+    size: 272,
     hub: onHub('math-ai/minervamath', testFile),
     question: problem,
     answer: ['solution', 'answer'],
   },
   gaokao2023en: {
     file: 'gaokao2023en/test.jsonl',
+    size: 385,
     hub: onHub('MARIO-Math-Reasoning/Gaokao2023-Math-En', /\.(?:parquet|jsonl)$/),
     question: problem,
     answer: (row) => withoutDollars(text(row.answer)),
   },
   olympiadbench: {
     file: 'olympiadbench/test.jsonl',
+    size: 674,
     hub: onHub('Hothan/OlympiadBench', /OE_TO_maths_en_COMP.*\.parquet$/),
     question: problem,
     answer: (row) => withoutDollars(text(Array.isArray(row.final_answer) ? row.final_answer[0] : '')),
   },
   college_math: {
     file: 'college_math/test.jsonl',
+    size: 2818,
     hub: onHub('realtreetune/college_math', testFile),
     question: problem,
     answer: (row) => withoutDollars(text(row.answer)),
   },
   math500: {
     file: 'math500/test.jsonl',
+    size: 500,
     hub: onHub('HuggingFaceH4/MATH-500', testFile),
     question: problem,
     answer: ['answer'],
   },
   aime24: {
     file: 'aime24/test.jsonl',
+    size: 30,
     hub: onHub('math-ai/aime24', testFile),
     question: problem,
     answer: ['answer', 'solution'],
   },
   aime25: {
     file: 'aime25/test.jsonl',
+    size: 30,
     hub: onHub('math-ai/aime25', testFile),
     question: problem,
     answer: ['answer'],
   },
   amc23: {
     file: 'amc23/test.jsonl',
+    size: 40,
     hub: onHub('math-ai/amc23', testFile),
     question: problem,
     answer: ['answer'],
@@ -207,6 +221,16 @@ export interface BenchmarkQuestions {
   questions: Question[];
   /** How many rows have no gold answer. */
   withoutAnswer: number;
+  /** Questions of the whole benchmark as they were found, whatever `limit`, and as there should be. */
+  found: number;
+  expected: number;
+}
+
+/** What the evaluation of Qwen2.5-Math adds to a question that wants one of two words. */
+function hintOf(answer: string): string {
+  const plain = answer.toLowerCase().replace(/\.$/, '');
+  if (plain === 'true' || plain === 'false') return ' (True or False)';
+  return plain === 'yes' || plain === 'no' ? ' (Yes or No)' : '';
 }
 
 /**
@@ -219,7 +243,7 @@ export async function readBenchmark(
   name: string,
   { limit, signal }: { limit?: number | undefined; signal?: AbortSignal | undefined } = {},
 ): Promise<BenchmarkQuestions> {
-  const { question, answer } = table[name] as Benchmark;
+  const { question, answer, size } = table[name] as Benchmark;
   const questions: Question[] = [];
   let row = 0;
   for (const path of await filesOf(name, signal)) {
@@ -232,11 +256,13 @@ export async function readBenchmark(
           `expected ${fields}, found ${Object.keys(value).join(', ')}`,
         );
       }
-      questions.push({ id: String(row++), question: asked, answer: take(answer, value) });
+      const gold = take(answer, value);
+      questions.push({ id: String(row++), question: `${asked}${hintOf(gold)}`, answer: gold });
     }
   }
   if (questions.length === 0)
     throw badData(`benchmark ${name}`, 'expected at least one question, found none');
   const chosen = questions.slice(0, limit);
-  return { name, questions: chosen, withoutAnswer: chosen.filter((one) => one.answer === '').length };
+  const withoutAnswer = chosen.filter((one) => one.answer === '').length;
+  return { name, questions: chosen, withoutAnswer, found: questions.length, expected: size };
 }

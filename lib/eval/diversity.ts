@@ -1,4 +1,5 @@
 /** How much the responses to one question differ from each other: of all of them, and of the correct ones alone. */
+import { canonicalText, tokenize } from '../verify/normalize.js';
 import type { Prediction } from './predictions.js';
 import { mean } from './statistics.js';
 
@@ -7,13 +8,24 @@ export interface Diversity {
   questions: number;
   /** Mean over these questions of the share of responses with a text of their own; null where there is none. */
   distinctShare: number | null;
-  /** Mean share of answers that differ, as the verifier read them; null where it never says. */
+  /** Mean share of answers that differ, as the verifier read them; null where it never says, and of the correct ones. */
   distinctAnswerShare: number | null;
   /**
    * distinct-n (Li et al., arXiv 1510.03055) for n = 1 to 4: different n-grams of tokens over all n-grams of a
    * question's responses, mean over the questions. Longer responses have less of it; compare like with like.
    */
   distinctN: Record<string, number | null>;
+}
+
+/**
+ * The same for answers that are equal, as far as is known: correct ones are (18, $18, 18.00), others where only white
+ * space and the like differ. Undefined where the verifier read none.
+ */
+export function answerKey({ extracted, correct }: Prediction): string | undefined {
+  if (extracted === undefined) return undefined;
+  if (correct) return 'correct';
+  const tokens = tokenize(extracted);
+  return `wrong: ${(tokens && canonicalText(tokens)) || extracted}`;
 }
 
 const orders = [1, 2, 3, 4] as const;
@@ -50,7 +62,7 @@ export function diversityOf(
     ),
     distinctAnswerShare: meanOrNull(
       groups.map((group) => {
-        const answers = group.map((one) => one.extracted).filter((answer) => answer !== undefined);
+        const answers = group.map(answerKey).filter((answer) => answer !== undefined);
         return answers.length < 2 ? undefined : share(new Set(answers).size, answers.length);
       }),
     ),

@@ -8,7 +8,7 @@ import { forFile } from '../json-names.js';
 import type { HubEvent } from '../model/hub.js';
 import { loadModel, tellDownloads } from '../model/load.js';
 import { branchesFor, Model } from '../model/model.js';
-import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
+import { flagOf, type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
@@ -98,6 +98,17 @@ function resolve(given: EvaluateOptions): ResolvedOptions<'eval'> {
         'same; add --temperature 1',
     );
   }
+  // The training file's questions are read by questionField.
+  const unused = given.answerField !== undefined ? 'answerField' : 'questionField';
+  const isUnused =
+    unused === 'answerField' || (given.questionField !== undefined && options.trainData === undefined);
+  if (options.benchmark !== undefined && isUnused) {
+    throw new CftError(
+      'ERR_CFT_BAD_OPTION',
+      `${unused} (${flagOf(unused)}): expected none beside benchmark (--benchmark), which knows its fields, found ` +
+        `"${given[unused]}"`,
+    );
+  }
   return typeof verifier === 'function' ? { ...options, verifier: 'function' } : options;
 }
 
@@ -131,7 +142,11 @@ async function readSets(
   if (benchmark !== undefined) {
     const sets: QuestionSet[] = [];
     for (const name of resolveBenchmarks(benchmark)) {
-      const { questions, withoutAnswer } = await readBenchmark(name, { limit, signal });
+      const { questions, withoutAnswer, found, expected } = await readBenchmark(name, { limit, signal });
+      if (found < expected)
+        warn(
+          `${name}: expected ${expected} questions, found ${found}: the accuracy is of a part of the benchmark`,
+        );
       if (withoutAnswer > 0)
         warn(
           `${name}: ${withoutAnswer} of ${questions.length} questions have no gold answer and count as wrong`,
@@ -213,11 +228,7 @@ async function work(given: EvaluateOptions, emit: (event: EvaluateEvent) => void
   const output = options.output ?? defaultRunFolder();
   using folder = RunFolder.open(output, { resume: options.resume });
   const sets = await readSets(given, options, warn);
-  if (options.against !== undefined)
-    checkAgainst(
-      options.against,
-      sets.map(({ name }) => name),
-    );
+  if (options.against !== undefined) checkAgainst(options.against, sets);
   await warnOf(sets, options, warn, signal);
   const questions = sets.flatMap((set) => set.questions);
   const { device, dtype, threads, revision } = options;

@@ -4,8 +4,12 @@
  */
 import type { Question } from '../types.js';
 
-/** Letters and digits of a text, in lower case. */
-export const contentOf = (text: string): string => text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, '');
+/** Letters and digits of a text, in lower case, without what a benchmark adds to questions of two words. */
+export const contentOf = (text: string): string =>
+  text
+    .replace(/ \((?:True or False|Yes or No)\)$/, '')
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]/gu, '');
 
 export interface NamedQuestions {
   name: string;

@@ -59,7 +59,8 @@ export function passAtK(n: number, c: number, k: number): number {
 
 /**
  * Percentile bootstrap of the mean over several sets of questions, each resampled on its own and all of equal weight,
- * 95 %, 2000 resamples: the average over benchmarks.
+ * 95 %, 2000 resamples: the average over benchmarks. A set whose questions all came out right, or all wrong, has no
+ * spread to resample: it adds the width of Wilson's interval by the squares of the distances (MOVER, Zou and Donner 2008).
  */
 export function stratifiedBootstrapInterval(strata: readonly ArrayLike<number>[], seed: number): Interval {
   const random = new Random('stratified', seed);
@@ -74,7 +75,26 @@ export function stratifiedBootstrapInterval(strata: readonly ArrayLike<number>[]
     means[r] = total / strata.length;
   }
   means.sort();
-  return [means[Math.floor(0.025 * resamples)]!, means[Math.ceil(0.975 * resamples) - 1]!];
+  const interval: Interval = [
+    means[Math.floor(0.025 * resamples)]!,
+    means[Math.ceil(0.975 * resamples) - 1]!,
+  ];
+  const alike = strata.filter((values) => {
+    const first = values[0];
+    return (first === 0 || first === 1) && Array.prototype.every.call(values, (value) => value === first);
+  });
+  if (alike.length === 0) return interval;
+  const centre = mean(strata.map((values) => mean(values)));
+  const [below, above] = [0, 1].map((side) => {
+    const own = (interval[side]! - centre) ** 2;
+    const added = alike.map(
+      (values) =>
+        ((wilsonInterval(values[0]! * values.length, values.length)[side]! - values[0]!) / strata.length) **
+        2,
+    );
+    return Math.sqrt(added.reduce((sum, value) => sum + value, own));
+  }) as Interval;
+  return [Math.max(0, centre - below), Math.min(1, centre + above)];
 }
 
 /** The value below which a share of the values lies, by linear interpolation (numpy's default). */

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { writeFileAtomic } from '../files.js';
 import { forFile, fromFile, type Json } from '../json-names.js';
-import { type Diversity, diversityOf } from './diversity.js';
+import { answerKey, type Diversity, diversityOf } from './diversity.js';
 import type { Prediction } from './predictions.js';
 import {
   bootstrapInterval,
@@ -56,12 +56,13 @@ export interface EvalSummary {
 /** Share of votes: responses without an answer do not vote. */
 function majority(responses: readonly Prediction[]): number {
   const votes = new Map<string, { count: number; correct: number }>();
-  for (const { extracted, correct } of responses) {
-    if (extracted === undefined) continue;
-    const vote = votes.get(extracted) ?? { count: 0, correct: 0 };
+  for (const response of responses) {
+    const answer = answerKey(response);
+    if (answer === undefined) continue;
+    const vote = votes.get(answer) ?? { count: 0, correct: 0 };
     vote.count++;
-    if (correct) vote.correct++;
-    votes.set(extracted, vote);
+    if (response.correct) vote.correct++;
+    votes.set(answer, vote);
   }
   const most = Math.max(0, ...[...votes.values()].map((vote) => vote.count));
   const winners = [...votes.values()].filter((vote) => vote.count === most);
@@ -132,7 +133,11 @@ export function summarizePredictions(
     diversity:
       samples === 1
         ? null
-        : { all: diversityOf(questions), correct: diversityOf(questions, (one) => one.correct) },
+        : {
+            all: diversityOf(questions),
+            // They are one answer.
+            correct: { ...diversityOf(questions, (one) => one.correct), distinctAnswerShare: null },
+          },
     truncated: all.filter((response) => response.finish_reason === 'length').length,
     meanEntropy: entropy.mean,
     entropyResponses: entropy.responses,
@@ -142,6 +147,11 @@ export function summarizePredictions(
 /** The figures that are averaged over benchmarks, each benchmark with the same weight, as the paper reports them. */
 export interface EvalAverage {
   benchmarks: string[];
+  /** Questions of all of them. */
+  n: number;
+  /** Responses per question. */
+  samples: number;
+  temperature: number;
   accuracy: number;
   /** Questions resampled within each benchmark. */
   accuracyCi95: Interval;
@@ -161,6 +171,9 @@ export function averageOf(
     values.some((value) => value === null) ? null : mean(values as number[]);
   return {
     benchmarks: sets.map(({ name }) => name),
+    n: summaries.reduce((sum, { n }) => sum + n, 0),
+    samples: summaries[0]!.samples,
+    temperature: summaries[0]!.temperature,
     accuracy: mean(summaries.map(({ accuracy }) => accuracy)),
     accuracyCi95: stratifiedBootstrapInterval(
       sets.map(({ predictions }) => perQuestionAccuracy(predictions)),

@@ -78,7 +78,7 @@ function titleOf(
   meta: Fields | undefined,
   result: TrainResult | undefined,
 ): string {
-  const [first] = gains;
+  const first = gains.find(({ evaluatedOn }) => evaluatedOn === 'average') ?? gains[0];
   const before = first?.rows.find(({ name }) => name === 'before')?.greedy;
   const after = first?.rows.find(({ name }) => name === `after ${strategy}`)?.greedy;
   if (command === 'train' && before && after) {

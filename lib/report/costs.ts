@@ -59,7 +59,7 @@ export function costsOf(
   const steps = metrics.filter((line) => numberIn(line, 'loss') !== undefined || line.loss === null);
   const sum = (field: string): number =>
     steps.reduce((total, line) => total + (numberIn(line, field) ?? 0), 0);
-  const peak = Math.max(0, ...metrics.map((line) => numberIn(line, 'peak_memory_bytes') ?? 0));
+  const peak = metrics.reduce((most, line) => Math.max(most, numberIn(line, 'peak_memory_bytes') ?? 0), 0);
   const annotationSeconds = numberIn(meta, 'seconds');
   const rate =
     annotationSeconds && annotationSeconds > 0

@@ -20,6 +20,26 @@ function pointsOf(lines: readonly Fields[], field: string, drawn = (_: Fields) =
   });
 }
 
+/** Stretches of a longer curve; each keeps at most three points. */
+const stretches = 666;
+
+/** The lowest and the highest point of each stretch of a long curve, and a gap where it has one. */
+function thinned(points: Point[]): Point[] {
+  if (points.length <= 3 * stretches) return points;
+  const size = Math.ceil(points.length / stretches);
+  const kept: Point[] = [];
+  for (let start = 0; start < points.length; start += size) {
+    const stretch = points.slice(start, start + size);
+    const known = stretch.filter(([, y]) => y !== null);
+    const by = (better: (a: number, b: number) => boolean): Point[] =>
+      known.length === 0 ? [] : [known.reduce((best, point) => (better(point[1]!, best[1]!) ? point : best))];
+    const gap = stretch.find(([, y]) => y === null);
+    const chosen = new Set([...by((a, b) => a < b), ...by((a, b) => a > b), ...(gap ? [gap] : [])]);
+    kept.push(...stretch.filter((point) => chosen.has(point)));
+  }
+  return kept;
+}
+
 /** One series per strategy and field that has at least two points. */
 function seriesOf(
   all: readonly Metrics[],
@@ -31,7 +51,7 @@ function seriesOf(
       const points = pointsOf(lines, field, drawn);
       if (points.filter(([, y]) => y !== null).length < 2) return [];
       const full = all.length > 1 ? `${strategy}${name && `, ${name}`}` : name || strategy;
-      return [{ name: full, points }];
+      return [{ name: full, points: thinned(points) }];
     }),
   );
 }
@@ -43,7 +63,8 @@ function validationFields(all: readonly Metrics[]): string[] {
   const names = new Set<string>();
   for (const { lines } of all)
     for (const line of lines)
-      for (const field of Object.keys(line)) if (/^validation_[a-z0-9_]+$/.test(field)) names.add(field);
+      for (const field of Object.keys(line))
+        if (/^validation_(?!tokens$)[a-z0-9_]+$/.test(field)) names.add(field);
   return [...names].sort();
 }
 

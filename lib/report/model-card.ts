@@ -2,6 +2,7 @@
  * model/README.md: the card of a trained model, with the metadata that the Hugging Face hub reads. Only what is known
  * is said: a base or data set that is a path on this machine is not named there, and a licence is that of the base.
  */
+import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { isAbsolute, join, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
@@ -13,8 +14,21 @@ import type { Gains, ReportData } from './data.js';
 import { count, interval, percent } from './describe.js';
 import { type Fields, numberIn, textIn } from './run-files.js';
 
-/** Where the card of this program's own making can be told from one that a person wrote. */
-const mark = '<!-- written by cft-native -->';
+/** The line by which a card of this program's own making can be told from one that a person wrote or changed. */
+const markPattern = /^<!-- written by cft-native ([0-9a-f]{16}) -->$/m;
+const unmarked = '<!-- written by cft-native -->';
+
+const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 16);
+
+/** Puts the hash of the rest into the mark, so that a change by hand shows. */
+const marked = (text: string): string =>
+  text.replace(unmarked, () => unmarked.replace(' -->', ` ${hashOf(text)} -->`));
+
+/** As it was written, by nobody's hand since. */
+function isOwn(card: string): boolean {
+  const hash = markPattern.exec(card)?.[1];
+  return hash !== undefined && hashOf(card.replace(markPattern, unmarked)) === hash;
+}
 
 /** A hub id as the hub writes it; undefined for a local folder. */
 function hubName(name: string | undefined): string | undefined {
@@ -60,14 +74,11 @@ function metadata(record: Fields, data: ReportData, adapter: boolean): Fields {
   const options = optionsOf(record);
   const base = hubName(textIn(options, 'model'));
   const strategy = textIn(options, 'strategy') ?? 'cft';
-  const benchmark = options.benchmark;
-  const datasets = (Array.isArray(benchmark) ? benchmark : []).filter((name) => typeof name === 'string');
   return {
     library_name: adapter ? 'peft' : 'transformers',
     pipeline_tag: 'text-generation',
     ...(base !== undefined && { base_model: base, base_model_relation: adapter ? 'adapter' : 'finetune' }),
     ...licenceOf(textIn(options, 'model')),
-    ...(datasets.length > 0 && { datasets }),
     tags: ['critical-token-fine-tuning', 'cft-native', strategy, ...(adapter ? ['lora'] : [])],
     ...modelIndex(base === undefined ? strategy : `${base.split('/')[1]}-${strategy}`, strategy, data.gains),
   };
@@ -140,11 +151,11 @@ export function modelCard(record: Fields, data: ReportData, adapter: boolean): s
     ['LoRA rank', adapter ? numberIn(options, 'lora_rank') : undefined],
     ['seed', numberIn(record, 'seed')],
   ].filter(([, value]) => value !== undefined);
-  return [
+  const lines = [
     '---',
     stringify(metadata(record, data, adapter)).trimEnd(),
     '---',
-    mark,
+    unmarked,
     '',
     `# ${base === undefined ? 'A model' : base} fine-tuned with Critical Token Fine-tuning`.replace(
       'Critical Token Fine-tuning',
@@ -173,11 +184,12 @@ export function modelCard(record: Fields, data: ReportData, adapter: boolean): s
     '## Use',
     '',
     ...usage(base, adapter),
-  ].join('\n');
+  ];
+  return marked(lines.join('\n'));
 }
 
 /**
- * Writes the card into the model's folder; one that a person wrote or changed the mark of stays.
+ * Writes the card into the model's folder; one that a person wrote or changed stays.
  * @returns its path; undefined where the run has no model or the card is somebody's own.
  */
 export function writeModelCard(run: string, data: ReportData): string | undefined {
@@ -185,7 +197,7 @@ export function writeModelCard(run: string, data: ReportData): string | undefine
   const record = readRunRecord(run);
   if (record.command !== 'train' || !isFolder(folder)) return undefined;
   const path = join(folder, 'README.md');
-  if (existsSync(path) && !readFileSync(path, 'utf8').includes(mark)) return undefined;
+  if (existsSync(path) && !isOwn(readFileSync(path, 'utf8'))) return undefined;
   writeFileAtomic(path, modelCard(record, data, existsSync(join(folder, 'adapter_config.json'))));
   return path;
 }

@@ -64,6 +64,15 @@ export async function report(given: ReportOptions = {}): Promise<ReportResult> {
   const { signal, onListening, ...rest } = given;
   signal?.throwIfAborted();
   const options = resolveOptions('report', rest);
+  if (options.watch) {
+    for (const name of ['charts', 'output'] as const) {
+      if (options[name] === undefined || options[name] === false) continue;
+      throw new CftError(
+        'ERR_CFT_BAD_OPTION',
+        `${name} (--${name}): expected none beside watch (--watch), which writes no file, found ${JSON.stringify(options[name])}`,
+      );
+    }
+  }
   const reader = await openRun(options);
   if (options.watch) {
     const { serveReport } = await import('./serve.js');

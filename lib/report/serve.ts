@@ -25,8 +25,9 @@ export interface ServeOptions {
   onListening?: ((url: string) => void) | undefined;
 }
 
-/** Names under which this server may be asked for. */
-const hostsOf = (port: number): string[] => [`${address}:${port}`, `localhost:${port}`];
+/** Names under which this server may be asked for; browsers leave out port 80. */
+const hostsOf = (port: number): string[] =>
+  [address, 'localhost'].flatMap((name) => [`${name}:${port}`, ...(port === 80 ? [name] : [])]);
 
 /** Looks for changes while somebody listens. */
 class Changes {

@@ -19,9 +19,9 @@ export function goldChoice(answer: string): string | undefined {
   return /^\(?([A-E])\)?$/.exec(unwrapLetter(answer))?.[1];
 }
 
-/** After a letter: another one, so that the text settles on none. */
+/** After a letter: another one, so that the text settles on none; "B, a diuretic" has an article. */
 const another =
-  /^[)\].:*\s}]*(?:,|;|\/|&|\+|-|–|or|and|nor|to)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*[A-Ea-e](?![\p{L}\d'’])/u;
+  /^[)\].:*\s}]*(?:(?:\/|&|\+|or|and|nor|to|(?:,|;|-|–)\s*(?:and|or)\s)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*[A-Ea-e]|(?:,|;|-|–)\s*(?:option\s+|choice\s+)?(?:[(*[]+[A-Ea-e]|[B-Eb-e]|[Aa](?!\s+(?!(?:and|or)\b)\p{L})))(?![\p{L}\d'’]|\.\p{L}|-\p{Ll})/u;
 const anotherBefore =
   /(?<![\p{L}\d'’])[A-E][)\].:*\s]*(?:,|;|\/|&|or|and|nor)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*$/u;
 /** Words before a letter that deny it. */
@@ -34,7 +34,7 @@ const deniedAfter =
 /** The letter at the start of an extracted answer: `C`, `(c)`, `C. 42`, `\textbf{(C)}\ 42`, `option C`. */
 export function leadingChoice(answer: string): string | undefined {
   const text = unwrapLetter(answer.slice(0, 200)).replace(
-    /^(?:the\s+)?(?:option|choice|answer)\s*:?\s*/i,
+    /^(?:(?:therefore|thus|then|hence|clearly|(?:most\s+)?likely|probably),?\s+)*(?:the\s+)?(?:(?:option|choice|answer)\s*:?\s*)?/i,
     '',
   );
   const bare = unwrapLetter(text);

@@ -67,6 +67,9 @@ function isDigitsOf(gold: Node, predicted: Node): boolean {
 function equalNodes(gold: Node, predicted: Node): boolean {
   const a = withoutPercent(gold);
   const goldValue = evaluate(a.node);
+  // I(0) is no zero.
+  if (goldValue === undefined && spelling(gold) === '0' && hasVariable(gold) && !hasVariable(predicted))
+    return false;
   if (goldValue === undefined)
     return (
       isDigitsOf(gold, predicted) || isSpelledAlike(gold, predicted) || equalAsFunctions(gold, predicted)
@@ -192,6 +195,9 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
   if (predicted.kind !== 'sequence') return false;
   const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
   const predictedOrdered = !anyOrder && (predicted.open === '(' || predicted.open === '[');
+  // Values without their names come in the order of the names.
+  if (!anyOrder && areAssignments(gold.items) && predicted.items.every(({ kind }) => kind !== 'relation'))
+    return equalInOrder(gold.items, predicted.items);
   if (!goldOrdered && !predictedOrdered) return equalInAnyOrder(gold.items, predicted.items);
   // A tuple may lose its parentheses and a bare list gain some, but (1, 2) is not [1, 2) and {1, 2} is no tuple.
   const bare = gold.open === '' ? predicted.open === '(' : predicted.open === '' && gold.open === '(';
@@ -215,11 +221,43 @@ function equalSets(gold: Answer, predicted: Answer): boolean | undefined {
   // An inequality may be answered by its interval; an interval by an inequality only in braces, {x | x > 2}.
   const expected =
     gold.kind === 'relation' || gold.kind === 'builder' || isRelationList(gold) ? asSet(gold) : gold;
-  const found = predicted.kind === 'builder' ? asSet(predicted) : predicted;
+  const found =
+    predicted.kind === 'builder'
+      ? asSet(predicted)
+      : gold.kind === 'relation' && boundVariable(gold) === boundVariable(predicted)
+        ? (asSet(predicted) ?? predicted)
+        : predicted;
   if (expected === undefined || found === undefined) return undefined;
   if (expected === gold && found === predicted) return undefined;
   return compareAnswers(expected, found);
 }
+
+/** The one variable that some inequalities are about. */
+function boundVariable(answer: Answer): string | undefined {
+  if (answer.kind === 'sequence' && answer.open === '') {
+    const names = new Set(answer.items.map(boundVariable));
+    return names.size === 1 ? [...names][0] : undefined;
+  }
+  const names = answer.kind === 'relation' ? answer.sides.map(nameOf).filter((name) => name?.isVariable) : [];
+  return names.length === 1 ? names[0]?.name : undefined;
+}
+
+/** `-\infty < x < 2` for `x < 2`: both as the set of numbers that they stand for. */
+const isSameRange = (gold: Answer, predicted: Answer): boolean =>
+  gold.kind === 'relation' &&
+  predicted.kind === 'relation' &&
+  predicted.sides.length !== gold.sides.length &&
+  boundVariable(gold) !== undefined &&
+  asSet(predicted) !== undefined &&
+  equalSets(gold, predicted) === true;
+
+/** x = 1, y = 2 */
+const areAssignments = (items: readonly Answer[]): boolean => {
+  const names = items.map((item) =>
+    item.kind === 'relation' && item.operators.join() === '=' ? nameOf(item.sides[0])?.name : undefined,
+  );
+  return !names.includes(undefined) && new Set(names).size === items.length;
+};
 
 const isRelationList = (answer: Answer): boolean =>
   answer.kind === 'sequence' && answer.open === '' && answer.items.every(({ kind }) => kind === 'relation');
@@ -232,7 +270,7 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
   }
   const isMembership = predicted.kind === 'relation' && predicted.operators.join() === '\\in';
   const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
-  if (range.kind !== 'relation' && equalSets(gold, range) === true) return true;
+  if (range.kind !== 'relation' ? equalSets(gold, range) === true : isSameRange(gold, range)) return true;
   if (gold.kind === 'relation' && predicted.kind === 'relation' && isRearranged(gold, predicted)) return true;
   // -1/sqrt(3) = 58 % is not what 1/sqrt(3) = 58 % says, though its end is.
   const isComputation = (answer: Answer): answer is Answer & { kind: 'relation' } =>

@@ -270,7 +270,14 @@ export function lastAnswer(
     // What is only restated ("to find $\log_{125} 5$, we ...") is computed in an answer.
     const isComputed = !wantsComputed || content.includes('=') || !unevaluated.test(content);
     const value = isComputed ? inContext(window, { ...span, content }) : undefined;
-    return { text: content, value };
+    // What is shown of "22+37" is not the 37.
+    const operands =
+      value === undefined && !isFormula
+        ? /(?<![\d.,])[\d.][\d.,\s+*×÷^/()−–-]{0,40}[+*×÷^/−–-]\s?$/.exec(
+            window.slice(Math.max(0, span.start - 60), span.start),
+          )
+        : null;
+    return { text: `${operands?.[0].trimStart() ?? ''}${content}`, value };
   }
   const line = trimAnswer(window.slice(window.trimEnd().lastIndexOf('\n') + 1));
   return wantsNumber || line === '' ? undefined : { text: line, value: line };

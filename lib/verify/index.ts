@@ -23,6 +23,7 @@ import {
 import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
+import { shortWords } from './symbols.js';
 import { unitsContradict } from './units.js';
 import { isMeaningful, spelledNumber } from './words.js';
 
@@ -40,6 +41,22 @@ interface Reading {
 function read(text: string, thousands = true): Reading | undefined {
   const tokens = tokenize(text, { thousands });
   return tokens && { answer: parseAnswer(tokens), canonical: canonicalText(tokens) };
+}
+
+/** `1,234`, which may be one number or two. */
+const hasGroups = (text: string): boolean => /\d,\d{3}/.test(text);
+
+const listOfNumbers =
+  /^(?:\\left)?\s*(?:\\\{|[([{])\s*[-+]?\d[\d.]*(?:,\s*[-+]?\d[\d.]*)+\s*(?:\\right)?\s*(?:\\\}|[)\]}])$/;
+
+/** (5,100) is a pair, (1,000, 2,000) one of thousands. */
+function readGold(text: string): Reading | undefined {
+  const reading = read(text);
+  if (reading === undefined || !hasGroups(text) || !listOfNumbers.test(text)) return reading;
+  const { answer } = reading;
+  const isSingle = isNumeric(answer) || (answer.kind === 'sequence' && answer.items.length === 1);
+  const listed = isSingle ? read(text, false) : undefined;
+  return listed?.answer.kind === 'sequence' ? listed : reading;
 }
 
 /** A note in parentheses after a number, as ASDiv has it: "9 (apples)". */
@@ -85,6 +102,22 @@ function ratioOf(text: string): string | undefined {
   return `${match[1]}/${match[2]}`;
 }
 
+/** Without a vowel, and words all the same. */
+const abbreviations = new Set('tv cd dvd pc dj gps pm hr hrs yr yrs mph kph rpm mr mrs'.split(' '));
+
+/** `xy`, `bc/a`, `xy - z`: variables, where a longer run of letters or one with a vowel is a word. */
+function isProductOfLetters(text: string): boolean {
+  if (!/^[a-z]{1,3}(?:\s*[-/]\s*[a-z]{1,3})*!?$/.test(text)) return false;
+  const runs = (text.match(/[a-z]+/g) ?? []).filter((run) => run.length > 1);
+  return (
+    runs.length > 0 &&
+    runs.every(
+      (run) =>
+        /^(?:[xyz]+|[b-df-hj-np-tv-xz]+)$/.test(run) && !shortWords.has(run) && !abbreviations.has(run),
+    )
+  );
+}
+
 class Gold {
   readonly text: string;
   readonly #reading: Reading | undefined;
@@ -99,9 +132,9 @@ class Gold {
   ) {
     this.text = text;
     const spelled = spelledNumber(text);
-    this.#reading = read(spelled ?? text);
-    this.#words = spelled === undefined ? wordKey(text) : undefined;
-    this.#hasGroups = /\d,\d{3}/.test(text);
+    this.#reading = readGold(spelled ?? text);
+    this.#words = spelled === undefined && !isProductOfLetters(text) ? wordKey(text) : undefined;
+    this.#hasGroups = hasGroups(text);
     const ratio = ratioOf(text);
     this.#ratio = ratio === undefined ? undefined : read(ratio);
   }
@@ -151,8 +184,14 @@ class Gold {
       if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
     }
     if (this.#words !== undefined && !this.isNumber && wordKey(text) === this.#words) return true;
-    // (1,234) may be a pair as well.
-    return this.#hasGroups && read(this.text, false)?.canonical === read(text, false)?.canonical;
+    // (1,234) may be a pair as well, on either side; 1,234 alone is a list only in the same spelling.
+    if (!this.#hasGroups && !hasGroups(text)) return false;
+    const [gold, found] = [read(this.text, false), read(text, false)];
+    if (gold === undefined || found === undefined) return false;
+    return (
+      gold.canonical === found.canonical ||
+      (!this.isNumber && equalAnswers(gold.answer, found.answer, { anyOrder }))
+    );
   }
 }
 
@@ -178,11 +217,17 @@ const saysAnyOrder =
 
 const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
 
+/** "The answer is the drug of option C", but not "vitamin D". */
+const namesOption = /\b(?:option|choice)\s+[(*]*[A-E]\b|\([A-E]\)/;
+
 function matchChoice(prediction: string, gold: string): Verification {
   const boxed = boxedAnswer(boxedSpans(prediction), 1);
   const marked = boxed ?? hashAnswer(prediction) ?? phraseAnswer(prediction);
   const short = prediction.length <= 40 ? leadingChoice(prediction) : undefined;
-  const letter = marked === undefined ? (short ?? lastChoice(prediction)) : leadingChoice(marked);
+  const letter =
+    marked === undefined
+      ? (short ?? lastChoice(prediction))
+      : (leadingChoice(marked) ?? (namesOption.test(marked) ? lastChoice(marked) : undefined));
   const extracted = letter ?? (marked && trimAnswer(marked));
   return {
     correct: letter === gold,
@@ -209,7 +254,8 @@ function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boo
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
   // "The answer is yes, because ..."
-  const start = isPhrase && gold.isWords ? text.slice(0, text.search(/[,;:.(]/)) : undefined;
+  const cut = text.search(/[,;:.(]/);
+  const start = isPhrase && gold.isWords && cut > 0 ? text.slice(0, cut) : undefined;
   return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
 }
 

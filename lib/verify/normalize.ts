@@ -57,10 +57,10 @@ function groupEnd(text: string, start: number): number {
 
 const thousandsSeparators = [', \\! ', ',\\! ', ',\\!', '{,}', '\\,', '\\ ', ',', "'", ' '];
 
-/** Length of a separator at `at` before a group of exactly three digits, else 0. */
-function separatorLength(text: string, at: number): number {
+/** Length of a separator at `at` before a group of exactly three digits, else 0. `plain`: a bare comma or space is one. */
+function separatorLength(text: string, at: number, plain: boolean): number {
   const separator = thousandsSeparators.find((candidate) => text.startsWith(candidate, at));
-  if (separator === undefined) return 0;
+  if (separator === undefined || (!plain && (separator === ',' || separator === ' '))) return 0;
   const start = at + separator.length;
   if (!isDigit(text[start]) || !isDigit(text[start + 1]) || !isDigit(text[start + 2])) return 0;
   const after = text[start + 3];
@@ -131,11 +131,11 @@ class Tokenizer {
   #number(): void {
     const text = this.#text;
     let number = this.#digits();
-    if (this.#thousands && number.length <= 3 && number !== '' && !number.startsWith('0')) {
+    if (number.length <= 3 && number !== '' && !number.startsWith('0')) {
       for (
-        let length = separatorLength(text, this.#at);
+        let length = separatorLength(text, this.#at, this.#thousands);
         length > 0;
-        length = separatorLength(text, this.#at)
+        length = separatorLength(text, this.#at, this.#thousands)
       ) {
         this.#at += length;
         number += this.#digits();

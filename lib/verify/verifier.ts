@@ -36,7 +36,7 @@ function regexVerifier(): DetailedVerifier {
   const context = vm.createContext({});
   const script = new vm.Script('new RegExp(source, flags).exec(text)?.[0] ?? null');
   return (text, { id, answer }) => {
-    const literal = /^\/(.+)\/([dimsuv]*)$/s.exec(answer);
+    const literal = /^\/(.+)\/([dgimsuvy]*)$/s.exec(answer);
     const [source, flags] = literal ? [literal[1] as string, literal[2] as string] : [answer, ''];
     try {
       new RegExp(source, flags);

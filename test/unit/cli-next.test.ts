@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { resumeCommand, withoutRecords } from '../../lib/cli/follow.js';
 import { nextAfterAnnotate, nextAfterTrain } from '../../lib/cli/next.js';
 import type { TrainResult } from '../../lib/index.js';
 import { optionTable } from '../../lib/option-table.js';
@@ -50,4 +51,20 @@ test('after train: the question of the run, and the prompt as it was trained on'
   t.regex(next(byDefault, '-5 + 3 ='), / '--prompt=-5 \+ 3 ='$/);
   t.regex(next(byDefault, 'x'.repeat(1000)), / \.\.\.$/);
   t.regex(next(byDefault), / \.\.\.$/);
+});
+
+test('a result on one line has no predictions, of all sets together or of each', (t) => {
+  const result = { name: 'a', predictions: [[1]], sets: [{ name: 'a', summary: 1, predictions: [[1]] }] };
+  t.deepEqual(withoutRecords({ ...result, annotations: [], average: 2 }), {
+    name: 'a',
+    sets: [{ name: 'a', summary: 1 }],
+    average: 2,
+  });
+});
+
+test('the command that goes on has one --resume and one --output', (t) => {
+  const command = (...words: string[]): string => resumeCommand(['eval', ...words], 'runs/b');
+  const expected = 'npx cft-native eval --seed 1 --output runs/b --resume';
+  t.is(command('--output', 'runs/a', '--resume', 'true', '--seed', '1'), expected);
+  t.is(command('--output=runs/a', '--resume', '--seed', '1'), expected);
 });

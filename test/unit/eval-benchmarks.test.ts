@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { benchmarkNames, readBenchmark, resolveBenchmarks } from '../../lib/eval/benchmarks.js';
+import { evaluate } from '../../lib/eval/evaluate.js';
 import { contentOf, findDuplicates, findOverlap, overlapReport } from '../../lib/eval/overlap.js';
 import { findOverlaps } from '../../lib/eval/overlaps.js';
 import { verify } from '../../lib/verify/index.js';
@@ -36,7 +37,8 @@ test.serial('every benchmark is read in full, and its gold answers agree with th
   useDataFolder(t, dataFolder);
   const sizes: Record<string, number> = {};
   for (const name of benchmarkNames) {
-    const { questions, withoutAnswer } = await readBenchmark(name);
+    const { questions, withoutAnswer, found, expected } = await readBenchmark(name);
+    t.true(found >= expected && found - expected <= 1, name);
     sizes[name] = questions.length;
     t.is(withoutAnswer, name === 'gaokao2023en' ? 2 : 0, name);
     const wrong = questions.filter(({ answer }) => answer !== '' && !verify(answer, answer).correct);
@@ -92,7 +94,19 @@ test.serial('questions are put together as the evaluation of Qwen2.5-Math does',
     ],
     ['1', 'Read the following table and answer a question:\na | b\nHow many?', '1,234'],
   ]);
-  t.is((await readBenchmark('tabmwp', { limit: 1 })).questions.length, 1);
+  const limited = await readBenchmark('tabmwp', { limit: 1 });
+  t.like(limited, { found: 2, expected: 1000 });
+  t.is(limited.questions.length, 1);
+  put('mawps/test.jsonl', [
+    { input: 'Is it so?', target: 'Yes' },
+    { input: 'Is it right?', target: 'false' },
+    { input: 'Who?', target: 'Noel' },
+  ]);
+  t.deepEqual(await read('mawps'), [
+    ['0', 'Is it so? (Yes or No)', 'Yes'],
+    ['1', 'Is it right? (True or False)', 'false'],
+    ['2', 'Who?', 'Noel'],
+  ]);
   put('gsm8k/test.jsonl', [{ prompt: 'Q', answer: '1' }]);
   await t.throwsAsync(readBenchmark('gsm8k'), {
     code: 'ERR_CFT_BAD_DATA',
@@ -157,4 +171,17 @@ test.serial('the known overlaps: MATH with its training set, MAWPS with itself a
   );
   t.is(report.duplicates.find(({ name }) => name === 'mawps')?.repeated, 215);
   t.is(report.between.find(({ name, with: other }) => name === 'asdiv' && other === 'mawps')?.shared, 243);
+});
+
+test('fields beside a benchmark are refused, for it knows its own', async (t) => {
+  const fields = (more: object) => evaluate({ benchmark: ['gsm8k'], model: '/nowhere', ...more });
+  await t.throwsAsync(async () => fields({ answerField: 'gold' }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /answerField \(--answer-field\): expected none beside benchmark .* found "gold"/,
+  });
+  await t.throwsAsync(async () => fields({ questionField: 'q' }), { message: /questionField/ });
+  // It names the questions of the training file then.
+  const train = { questionField: 'q', trainData: '/nowhere.jsonl', output: join(temporaryFolder(t), 'run') };
+  const error = await t.throwsAsync(async () => fields(train));
+  t.notRegex(error!.message, /beside benchmark/);
 });

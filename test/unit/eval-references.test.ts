@@ -139,6 +139,11 @@ test('a summary of samples says how far pass@k carries, and averages weigh bench
     { name: 'many', summary: summarizePredictions(many, settings, entropy), predictions: many },
   ];
   const average = averageOf(sets, 1);
+  t.is(
+    average.n,
+    sets.reduce((sum, { summary }) => sum + summary.n, 0),
+  );
+  t.is(average.samples, sets[0]!.summary.samples);
   t.is(average.accuracy, (0.5 + 0.25) / 2, 'not the mean over all questions');
   t.deepEqual(average.benchmarks, ['few', 'many']);
   t.true(average.accuracyCi95[0] < 0.375 && average.accuracyCi95[1] > 0.375);

@@ -1,6 +1,7 @@
 import { appendFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { checkAgainst } from '../../lib/eval/against.js';
 import { comparePredictions } from '../../lib/eval/comparison.js';
 import type { EvalStageEvent } from '../../lib/eval/events.js';
 import type { Prediction } from '../../lib/eval/predictions.js';
@@ -251,6 +252,44 @@ test('majority: the most frequent answer counts, ties by their share, silence do
   t.is(maj('1---'), 1);
   t.is(maj('----'), null);
   t.is(maj('123-'), 1 / 3);
+});
+
+test('majority: correct answers are one, however they are spelled', (t) => {
+  const of = (answers: string[]): Prediction[] =>
+    responses('1'.repeat(answers.length), 'a').map((one, i) => ({
+      ...one,
+      extracted: answers[i]!,
+      correct: /18/.test(answers[i]!),
+    }));
+  const eight = { ...settings, samples: 7 };
+  const summary = summarizePredictions(
+    [of(['18', '\\$18', '18.00', '17', ' 17', '1', '2'])],
+    eight,
+    noEntropy,
+  );
+  t.is(summary.majAtK, 1);
+  t.is(summary.diversity!.all.distinctAnswerShare, 4 / 7);
+  t.is(summary.diversity!.correct.distinctAnswerShare, null, 'they are one answer');
+});
+
+test('what is to be compared is looked through before any work', (t) => {
+  const folder = temporaryFolder(t);
+  const write = (lines: readonly Prediction[]): void =>
+    writeFileSync(
+      join(folder, 'predictions.jsonl'),
+      lines.map((line) => `${JSON.stringify(line)}\n`).join(''),
+    );
+  const sets = [{ name: 'test', questions: ['a', 'b'].map((id) => ({ id, question: id, answer: '1' })) }];
+  const check = (): void => checkAgainst(folder, sets);
+  t.throws(check, { code: 'ERR_CFT_BAD_OPTION', message: /of test \(with predictions\.jsonl\)/ });
+  write([...responses('11', 'a'), ...responses('12', 'b'), ...responses('12', 'more')]);
+  t.notThrows(check);
+  write(responses('11', 'a'));
+  t.throws(check, { code: 'ERR_CFT_BAD_DATA', message: /a response to question b of test, found none/ });
+  write([...responses('11', 'a'), ...responses('1', 'b')]);
+  t.throws(check, { message: /question b: expected 2 responses.*found 1; the evaluation is not finished/ });
+  write([...responses('11', 'a'), ...responses('12', 'b').map((one) => ({ ...one, answer: '2' }))]);
+  t.throws(check, { message: /question b: expected the gold answer "1", found "2"/ });
 });
 
 test('sampled summaries: pass@k, distinct share, mean over questions', (t) => {

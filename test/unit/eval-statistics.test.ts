@@ -5,6 +5,7 @@ import {
   mean,
   passAtK,
   standardError,
+  stratifiedBootstrapInterval,
   wilsonInterval,
 } from '../../lib/eval/statistics.js';
 import { summarizePredictions } from '../../lib/eval/summary.js';
@@ -60,6 +61,22 @@ test('the bootstrap is seeded, covers the mean and keeps the samples of a questi
   t.true(interval[0] < mean(values) && interval[1] > mean(values));
   const halfWidth = (interval[1] - interval[0]) / 2;
   t.true(Math.abs(halfWidth - 1.96 * standardError(values)) < 0.006, String(halfWidth));
+});
+
+test('an average over sets that came out alike has a width all the same', (t) => {
+  const spread = Array.from({ length: 50 }, (_, i) => i % 2);
+  const [low, high] = stratifiedBootstrapInterval([spread, spread], 1);
+  const [low2, high2] = stratifiedBootstrapInterval([spread, Array(10).fill(1)], 1);
+  const [wilsonLow] = wilsonInterval(10, 10);
+  t.true(high - low > 0.15 && high - low < 0.22);
+  // Half of Wilson's distance beside half of the bootstrap's.
+  const distance = Math.hypot((1 - wilsonLow) / 2, 0.14 / 2);
+  t.true(near(0.75 - low2, distance, 0.01), `${0.75 - low2} ${distance}`);
+  t.true(high2 - 0.75 < 0.08);
+  t.deepEqual(
+    stratifiedBootstrapInterval([Array(10).fill(1)], 1).map((value) => Number(value.toFixed(6))),
+    wilsonInterval(10, 10).map((value) => Number(value.toFixed(6))),
+  );
 });
 
 test('the standard error is that of the mean', (t) => {

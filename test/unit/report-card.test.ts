@@ -65,6 +65,13 @@ test('the card is written into the model folder, and one that a person wrote sta
   const path = join(folder, 'model/README.md');
   t.is(writeModelCard(folder, data), path);
   t.is(writeModelCard(folder, data), path, 'its own is replaced');
+  const written = readFileSync(path, 'utf8');
+  t.regex(written, /^<!-- written by cft-native [0-9a-f]{16} -->$/m);
+  const changed = written.replace('## Use', '## How to use it');
+  t.not(changed, written);
+  writeFileSync(path, changed);
+  t.is(writeModelCard(folder, data), undefined, 'changed by hand below the mark');
+  t.is(readFileSync(path, 'utf8'), changed);
   writeFileSync(path, 'mine');
   t.is(writeModelCard(folder, data), undefined);
   t.is(readFileSync(path, 'utf8'), 'mine');

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { RunReader } from '../../lib/report/collect.js';
 import type { ReportData } from '../../lib/report/data.js';
-import { serveReport } from '../../lib/report/serve.js';
+import { reportApp, serveReport } from '../../lib/report/serve.js';
 import { embeddedTokenizer, makeRun } from '../helpers/report-run.js';
 
 interface Served {
@@ -72,6 +72,16 @@ test('it serves page and data on the loopback address, with the page policy', as
   t.is(data.title, 'cft: 60.0 % → 70.0 % (95 % interval +5.0 to +15.0 points, better)');
   t.is((await ask(url, '/data', { host: `localhost:${url.port}`, origin: url.origin })).status, 200);
   t.is((await ask(url, '/other')).status, 404);
+});
+
+test('port 80 is asked for without its number', async (t) => {
+  const reader = new RunReader(makeRun(t), { tokenizer: embeddedTokenizer });
+  const status = async (port: number, host: string): Promise<number> =>
+    (await reportApp(reader, () => port).request('/data', { headers: { host } })).status;
+  t.is(await status(80, '127.0.0.1'), 200);
+  t.is(await status(80, 'localhost'), 200);
+  t.is(await status(81, '127.0.0.1'), 403);
+  t.is(await status(80, 'attacker.example'), 403);
 });
 
 test('other hosts, origins, sites and methods are refused', async (t) => {

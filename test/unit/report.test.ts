@@ -5,12 +5,14 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { Comparison } from '../../lib/eval/comparison.js';
 import { RunReader } from '../../lib/report/collect.js';
+import { costsOf } from '../../lib/report/costs.js';
 import { curvesOf } from '../../lib/report/curves.js';
 import type { ReportData } from '../../lib/report/data.js';
 import { describeComparison } from '../../lib/report/describe.js';
 import { findTokenizer } from '../../lib/report/find-tokenizer.js';
 import { escapeHtml } from '../../lib/report/html.js';
 import { renderPage } from '../../lib/report/page.js';
+import { report } from '../../lib/report/report.js';
 import { kindOf, SiteCounter } from '../../lib/report/sites.js';
 import { idTokenizer, piecesOf, type ReportTokenizer, shownResponse } from '../../lib/report/tokens.js';
 import { temporaryFolder } from '../helpers/fixtures.js';
@@ -183,6 +185,33 @@ test('an evaluation alone is shown by its own name', async (t) => {
   );
 });
 
+test('of several benchmarks the average is the headline', async (t) => {
+  const folder = temporaryFolder(t);
+  const one = { n: 50, samples: 4, temperature: 1, accuracy: 0.5, accuracy_ci95: [0.4, 0.6] };
+  writeAll(folder, {
+    'run.json': JSON.stringify(runRecord({ command: 'eval', options: {} })),
+    'summary.json': JSON.stringify({
+      gsm8k: one,
+      svamp: { ...one, accuracy: 0.7 },
+      average: { ...one, n: 100, accuracy: 0.6 },
+    }),
+  });
+  const { title, gains } = await read(folder);
+  t.is(title, '60.0 % (40.0 % to 60.0 %) of 100 questions');
+  t.like(gains.at(-1), { evaluatedOn: 'average', questions: 100, samples: 4 });
+});
+
+test('options that would do nothing are refused', async (t) => {
+  const run = makeRun(t);
+  await t.throwsAsync(report({ run, watch: true, charts: true, signal: AbortSignal.timeout(5000) }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /charts \(--charts\): expected none beside watch/,
+  });
+  await t.throwsAsync(report({ run, watch: true, output: 'x.html', signal: AbortSignal.timeout(5000) }), {
+    message: /output \(--output\): expected none beside watch .* found "x\.html"/,
+  });
+});
+
 test('the page holds all data, and nothing of them outside of escaped text', async (t) => {
   const data = { ...(await read(makeRun(t))), title: attack, subtitle: attack };
   const page = renderPage(data);
@@ -325,6 +354,20 @@ test('curves need two points; the learning rate is shown once where strategies s
     ],
   );
   t.regex(both[0]!.note!, /cannot be compared/);
+  const long = Array.from({ length: 100_000 }, (_, step) => ({ step, loss: step === 777 ? 50 : step % 7 }));
+  const { points } = curvesOf([{ strategy: 'cft', lines: long }])[0]!.series[0]!;
+  t.true(points.length <= 2000 && points.length > 1000, String(points.length));
+  t.true(
+    points.some(([step, y]) => step === 777 && y === 50),
+    'a spike stays',
+  );
+  t.true(points.every(([step], i) => i === 0 || step > points[i - 1]![0]));
+  t.notThrows(() => costsOf(undefined, 0, undefined, Array(200_000).fill({ step: 1, loss: 1 })));
+  const validated = [1, 2].map((step) => ({ step, validation_tokens: 9, validation_loss: step }));
+  t.deepEqual(
+    curvesOf([{ strategy: 'cft', lines: validated }]).map(({ id }) => id),
+    ['validation-loss'],
+  );
 });
 
 test('comparisons say their interval, p-value and verdict', (t) => {

@@ -37,6 +37,18 @@ for (const { group, correct, incorrect } of groups) {
   });
 }
 
+test('what is shown of a computation is all of it', (t) => {
+  t.like(verify('… and we add: 22+37', '37'), { correct: false, extracted: '22+37' });
+  t.like(verify('We have to add the two: 22 + 37', '37'), { correct: false, extracted: '22 + 37' });
+  t.like(
+    verify(
+      'We add the two numbers. Then there are 22 + 37 = 59 of them, so that nobody has to go without one.',
+      '59',
+    ),
+    { correct: true, extracted: '59' },
+  );
+});
+
 test('tuples in any order where the question says so', (t) => {
   const question = 'Find both roots. Enter your answers in any order.';
   t.true(verify('\\boxed{(2, 1)}', '(1, 2)', { question }).correct);

@@ -27,6 +27,8 @@ test('regex searches the gold pattern in the text', async (t) => {
   });
   t.deepEqual(await regex('the total is 142', context('\\b4[0-9]\\b')), { correct: false });
   t.deepEqual(await regex('YES', context('/^yes$/i')), { correct: true, extracted: 'YES' });
+  t.deepEqual(await regex('a YES', context('/yes/gi')), { correct: true, extracted: 'YES' });
+  t.deepEqual(await regex('a YES', context('/yes/iy')), { correct: false }, 'sticky: at the start');
   t.deepEqual(await regex('YES', context('^yes$')), { correct: false });
   const error = await t.throwsAsync(async () => regex('x', context('(')), { instanceOf: CftError });
   t.is(error?.code, 'ERR_CFT_BAD_DATA');

@@ -93,7 +93,7 @@ function drawCurve({ series, yLabel }: Curve, setting: ChartSetting): Element {
   const colorIn = (point: LinePoint): string => colorOf(point.series);
   const symbolIn = (point: LinePoint): string => symbols[names.indexOf(point.series) % symbols.length]!;
   const ends = names.map((name) => good.findLast((point) => point.series === name)!);
-  const high = Math.max(...good.map(({ value }) => value!));
+  const high = good.reduce((most, { value }) => Math.max(most, value!), Number.NEGATIVE_INFINITY);
   const labelled = apart(ends, (1.15 * theme.fontSize * Math.max(high, 1e-12)) / plotHeight);
   const tiny = high > 0 && high < 0.01;
   const labels = names.some((name) => name !== '');

@@ -37,10 +37,14 @@ function typeset(source: string, display: boolean): HTMLElement | undefined {
 /** A regular expression with `g` remembers where it stopped; this one does not. */
 const anyFormula = new RegExp(formula.source);
 
-export const hasMath = (text: string): boolean => anyFormula.test(text);
+/** Opening delimiters without an end make the search quadratic: longer texts are shown as they are. */
+const longestText = 20_000;
+
+export const hasMath = (text: string): boolean => text.length <= longestText && anyFormula.test(text);
 
 /** Text and formulas in their order. */
 export function mathText(text: string): (Node | string)[] {
+  if (text.length > longestText) return [text];
   const parts: (Node | string)[] = [];
   let end = 0;
   for (const match of text.matchAll(formula)) {
