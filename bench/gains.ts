@@ -36,7 +36,7 @@ function realCase(name: string): RealCase {
 }
 
 const given = realCase(values.case);
-const questions = await given.questions(Number(values.limit ?? given.limit));
+const asked = await given.questions(Number(values.limit ?? given.limit));
 await using model = await loadModel(values.model ?? given.model ?? 'embedded', {
   device: values.device,
   dtype: values.dtype as 'auto' | 'float32' | 'bfloat16',
@@ -66,6 +66,8 @@ interface Outcome {
   decodedTokens: number;
   /** Of the first repeat: positions that are critical, as one text. */
   labels: string;
+  /** Of the annotated responses. */
+  ids: string[];
 }
 
 async function once(chosen: readonly Question[], options: Variant['options']): Promise<Outcome> {
@@ -83,13 +85,14 @@ async function once(chosen: readonly Question[], options: Variant['options']): P
     const seconds = (performance.now() - start) / 1000;
     const labels = annotations.map(({ id, critical_mask }) => `${id} ${critical_mask?.join('')}`).join('\n');
     const { correct: responses, rollouts, decodedTokens } = summary;
-    return { seconds, responses, rollouts, decodedTokens, labels };
+    const ids = annotations.map(({ id }) => id);
+    return { seconds, responses, rollouts, decodedTokens, labels, ids };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function measure({ options, oneByOne }: Variant): Promise<Outcome> {
+async function measure({ options, oneByOne }: Variant, questions: readonly Question[]): Promise<Outcome> {
   if (!oneByOne) return once(questions, options);
   const parts: Outcome[] = [];
   for (const question of questions) parts.push(await once([question], options));
@@ -99,6 +102,7 @@ async function measure({ options, oneByOne }: Variant): Promise<Outcome> {
     responses: sum(({ responses }) => responses),
     rollouts: sum(({ rollouts }) => rollouts),
     decodedTokens: sum(({ decodedTokens }) => decodedTokens),
+    ids: parts.flatMap(({ ids }) => ids),
     labels: parts
       .map(({ labels }) => labels)
       .filter((labels) => labels !== '')
@@ -106,13 +110,15 @@ async function measure({ options, oneByOne }: Variant): Promise<Outcome> {
   };
 }
 
-await once(questions.slice(0, 1), {});
+// Also warms up. A response that is wrong is not annotated, and one alone would be an error.
+const correct = new Set((await once(asked, {})).ids);
+const questions = asked.filter(({ id }) => correct.has(id));
 const outcomes: Outcome[][] = variants.map(() => []);
 const voids = variants.map(() => 0);
 for (let round = 0; round < Number(values.repeats); round++) {
   for (const [i, variant] of variants.entries()) {
     const watched = watchOthers([process.pid]);
-    outcomes[i]!.push(await measure(variant));
+    outcomes[i]!.push(await measure(variant, questions));
     const { otherCpu } = watched();
     if (otherCpu !== undefined && otherCpu > mostOtherCpu) voids[i]!++;
   }
