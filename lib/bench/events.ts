@@ -1,31 +1,12 @@
 /** What a measurement tells while it runs, and its rows. */
 import type { Agreement } from './agreement.js';
+import type { RowFacts } from './row-facts.js';
 import type { Spread } from './statistics.js';
 import type { TrainRow } from './train.js';
 
 /** One line of bench/results/rollouts.jsonl: one side of one case in one run. Keys become snake_case in the file. */
-export interface BenchRow {
+export interface BenchRow extends RowFacts {
   bench: 'rollouts';
-  case: string;
-  what: string;
-  side: string;
-  /** The same for all sides of one run; rows of different runs do not compare. */
-  run: string;
-  date: string;
-  command: string;
-  model: string;
-  parameters: number;
-  device: string;
-  deviceName: string;
-  cores: number;
-  memoryBytes: number;
-  os: string;
-  threads: number;
-  gompSpincount: string | null;
-  ompWaitPolicy: string | null;
-  dtype: string;
-  setting: string;
-  versions: Record<string, string>;
   responses: number;
   /** Decoded per repeat, and of how many; `every` says which share of the positions a slow side was given. */
   rollouts: number;

@@ -2,13 +2,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { annotate } from '../counterfactual/annotate.js';
-import { CftError } from '../errors.js';
-import { loadModel } from '../model/load.js';
 import { branchesFor, type Model } from '../model/model.js';
 import { type Rollout, type RolloutRequest, runRollouts } from '../model/rollouts.js';
-import { packageVersion } from '../run-folder.js';
 import { createVerifier } from '../verify/verifier.js';
 import type {
   AnnotateReply,
@@ -25,8 +21,7 @@ import type {
 } from './protocol.js';
 import { correctResponses } from './responses.js';
 import { stepCosts } from './roofline.js';
-
-const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
+import { serveSide } from './serve-side.js';
 
 /** Rollouts by trunk, with the place of each in the job. */
 function requestsOf(job: Job, count: number): { requests: RolloutRequest[]; places: number[][] } {
@@ -137,36 +132,8 @@ async function answer(model: Model, job: Job, request: { type: string }): Promis
 }
 
 const job = JSON.parse(readFileSync(process.argv[2]!, 'utf8')) as Job;
-const start = performance.now();
-try {
-  await using model = await loadModel(job.model, {
-    device: job.device,
-    dtype: job.dtype,
-    threads: job.threads,
-  });
-  const info = model.addon.info();
-  say({
-    type: 'ready',
-    versions: {
-      cft_native: packageVersion,
-      libtorch: info.libtorch,
-      cpu_capability: info.cpuCapability,
-      flavour: info.flavour,
-      node: process.versions.node,
-    },
-    dtype: model.dtype,
-    setting: `${branchesOf(model, job)} branches`,
-    load_seconds: (performance.now() - start) / 1000,
-    device: model.device,
-    device_name: model.addon.cudaDevices().find(({ index }) => model.device === `cuda:${index}`)?.name,
-    parameters: model.parameterCount,
-    rows: branchesOf(model, job),
-  });
-  for await (const line of createInterface({ input: process.stdin }))
-    say(await answer(model, job, JSON.parse(line) as { type: string }));
-} catch (error) {
-  // The harness throws it as if it had happened there.
-  const code = error instanceof CftError ? error.code : undefined;
-  say({ type: 'error', code, message: error instanceof Error ? error.message : String(error) });
-  process.exitCode = 1;
-}
+await serveSide(
+  job,
+  (model) => ({ setting: `${branchesOf(model, job)} branches`, rows: branchesOf(model, job) }),
+  (model, request) => answer(model, job, request),
+);

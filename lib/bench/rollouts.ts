@@ -3,7 +3,6 @@
  * Our engine is measured twice: alone (every rollout decoded, to compare tokens per second) and through `annotate` with
  * everything on (to compare seconds per annotated response).
  */
-import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
 import { CftError } from '../errors.js';
 import { Tokenizer } from '../model/tokenizer.js';
 import { createVerifier } from '../verify/verifier.js';
@@ -18,7 +17,6 @@ import type {
   AnnotateReply,
   CaseResponse,
   GemmReply,
-  Greeting,
   Job,
   LimitsReply,
   PreparedCase,
@@ -27,6 +25,8 @@ import type {
 import { watchOthers } from './quiet.js';
 import { writeRandomModel } from './random-model.js';
 import { rooflineOf } from './roofline.js';
+import { rowFacts } from './row-facts.js';
+import type { OwnGreeting } from './serve-side.js';
 import { ownSide, Side } from './side.js';
 import { type Spread, spreadOf } from './statistics.js';
 
@@ -51,14 +51,8 @@ export interface RolloutsBench {
   emit: EmitBench;
 }
 
-/** What our side says beyond what every side says. */
-type OwnGreeting = Greeting & {
-  type: 'ready';
-  device: string;
-  device_name?: string;
-  parameters: number;
-  rows: number;
-};
+/** `rows` of a step: the branches that are decoded together. */
+type RolloutsGreeting = OwnGreeting & { rows: number };
 
 /** Rows at which matrix products are timed beside the batch's own: on a CPU, and with a GPU's batches. */
 const gemmRows = { cpu: [64, 128, 256], cuda: [64, 256, 1024, 4096] };
@@ -217,7 +211,7 @@ class RolloutsRace {
         job: {
           ...this.#job,
           model: this.#modelFolder,
-          device: (this.#own.ready as OwnGreeting).device,
+          device: (this.#own.ready as RolloutsGreeting).device,
           dtype,
         },
         share: shareOf(this.#rollouts, every),
@@ -225,7 +219,7 @@ class RolloutsRace {
         rollouts: this.#rollouts,
         signal,
       });
-    const onCpu = (this.#own.ready as OwnGreeting).device === 'cpu';
+    const onCpu = (this.#own.ready as RolloutsGreeting).device === 'cpu';
     if (peerDtype !== 'auto' || !peer.choosesDtype) return start(peerDtype);
     if (!onCpu) return start('bfloat16');
     const exact = await start('float32');
@@ -314,7 +308,7 @@ class RolloutsRace {
   }
 
   async #timeGemm(): Promise<void> {
-    const { rows, device } = this.#own.ready as OwnGreeting;
+    const { rows, device } = this.#own.ready as RolloutsGreeting;
     for (const count of new Set([rows, ...(device === 'cpu' ? gemmRows.cpu : gemmRows.cuda)])) {
       const { tokensPerSecond, kernel } = await this.#own.side.ask<GemmReply>({ type: 'gemm', rows: count });
       this.#gemmKernel = kernel;
@@ -347,32 +341,18 @@ class RolloutsRace {
   #row(contestant: Contestant): BenchRow {
     const { case: given, name, run, command, model, threads, repeats } = this.#given;
     const { ready, share, side } = contestant;
-    const own = this.#own.ready as OwnGreeting;
+    const own = this.#own.ready as RolloutsGreeting;
     const taken = counted(contestant.repeats, repeats);
     const voids = contestant.repeats.filter((repeat) => repeat.void).length;
     const others = taken.flatMap(({ otherCpu }) => (otherCpu === undefined ? [] : [otherCpu]));
-    const env = process.env;
+    const shown = given.kind === 'random' ? `random ${given.shape}` : model.name;
     return {
       bench: 'rollouts',
-      case: name,
-      what: given.what,
-      side: contestant.command.name,
-      run,
-      date: new Date().toISOString(),
-      command,
-      model: given.kind === 'random' ? `random ${given.shape}` : model.name,
-      parameters: own.parameters,
-      device: own.device,
-      deviceName: own.device_name ?? cpus()[0]?.model.trim() ?? 'unknown',
-      cores: availableParallelism(),
-      memoryBytes: totalmem(),
-      os: `${type()} ${release()}`,
-      threads,
-      gompSpincount: env.GOMP_SPINCOUNT ?? (env.OMP_WAIT_POLICY === undefined ? '20000' : null),
-      ompWaitPolicy: env.OMP_WAIT_POLICY ?? null,
-      dtype: ready.dtype,
-      setting: ready.setting,
-      versions: ready.versions,
+      ...rowFacts(
+        { case: name, what: given.what, side: contestant.command.name, run, command, model: shown, threads },
+        own,
+        ready,
+      ),
       responses: this.#responses.length,
       rollouts: share.places.length,
       allRollouts: this.#rollouts.length,
@@ -407,7 +387,7 @@ class RolloutsRace {
       const secondsPerResponse = spreadOf(taken.map(({ seconds, responses }) => seconds / responses));
       row.annotate = { secondsPerResponse, decodedTokens, rolloutsSaved, p2 };
     }
-    const { rows: batchRows } = this.#own.ready as OwnGreeting;
+    const { rows: batchRows } = this.#own.ready as RolloutsGreeting;
     const median = (count: number): number => spreadOf(this.#gemm.get(count) ?? []).p50;
     const counts = [...this.#gemm.keys()].sort((a, b) => a - b);
     row.gemmLimit = {

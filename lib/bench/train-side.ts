@@ -2,16 +2,13 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { annotate } from '../counterfactual/annotate.js';
 import { readAnnotations } from '../data/annotations.js';
-import { CftError } from '../errors.js';
-import { loadModel } from '../model/load.js';
 import type { Model } from '../model/model.js';
-import { packageVersion } from '../run-folder.js';
 import { packStep } from '../train/batches.js';
 import type { TrainingExample } from '../train/examples.js';
 import { planMemory, planMicroBatch } from '../train/memory-plan.js';
+import { serveSide } from './serve-side.js';
 import type {
   PreparedResponse,
   TrainJob,
@@ -19,8 +16,6 @@ import type {
   TrainReply,
   TrainSequence,
 } from './train-protocol.js';
-
-const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
 function exampleOf({ token_ids: tokenIds, selected }: TrainSequence): TrainingExample {
   return {
@@ -115,43 +110,24 @@ async function prepare(model: Model, request: TrainPrepareRequest): Promise<{ ty
   return { type: 'prepared' };
 }
 
-const job = JSON.parse(readFileSync(process.argv[2]!, 'utf8')) as TrainJob;
-const start = performance.now();
-try {
-  await using model = await loadModel(job.model, {
-    device: job.device,
-    dtype: job.dtype,
-    threads: job.threads,
-  });
-  const info = model.addon.info();
-  say({
-    type: 'ready',
-    versions: {
-      cft_native: packageVersion,
-      libtorch: info.libtorch,
-      cpu_capability: info.cpuCapability,
-      flavour: info.flavour,
-      node: process.versions.node,
-    },
-    dtype: model.dtype,
-    setting: model.dtype === 'bfloat16' ? 'packed, bf16 weights, fp32 masters' : 'packed',
-    load_seconds: (performance.now() - start) / 1000,
-    device: model.device,
-    device_name: model.addon.cudaDevices().find(({ index }) => model.device === `cuda:${index}`)?.name,
-    parameters: model.parameterCount,
-  });
-  for await (const line of createInterface({ input: process.stdin })) {
-    const request = JSON.parse(line) as { type: string };
-    if (request.type === 'prepare') say(await prepare(model, request as TrainPrepareRequest));
-    else if (request.type === 'run') say(await train(model, job));
-    else if (request.type === 'gemm') {
+async function answer(model: Model, job: TrainJob, request: { type: string }): Promise<object> {
+  switch (request.type) {
+    case 'prepare':
+      return prepare(model, request as TrainPrepareRequest);
+    case 'run':
+      return train(model, job);
+    case 'gemm': {
       const { rows, headRows } = request as unknown as { rows: number; headRows: number };
-      say({ type: 'gemm', ...(await model.native.trainGemmLimit(rows, headRows)) });
-    } else say({ type: 'error', message: `unknown request "${request.type}"` });
+      return { type: 'gemm', ...(await model.native.trainGemmLimit(rows, headRows)) };
+    }
+    default:
+      return { type: 'error', message: `unknown request "${request.type}"` };
   }
-} catch (error) {
-  // The harness throws it as if it had happened there.
-  const code = error instanceof CftError ? error.code : undefined;
-  say({ type: 'error', code, message: error instanceof Error ? error.message : String(error) });
-  process.exitCode = 1;
 }
+
+const job = JSON.parse(readFileSync(process.argv[2]!, 'utf8')) as TrainJob;
+await serveSide(
+  job,
+  ({ dtype }) => ({ setting: dtype === 'bfloat16' ? 'packed, bf16 weights, fp32 masters' : 'packed' }),
+  (model, request) => answer(model, job, request),
+);

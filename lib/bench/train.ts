@@ -3,7 +3,6 @@
  * Each turn is a fresh process from the same weights, so that losses compare step by step and memory can be told; its
  * first step, which makes what later ones find ready, is not timed.
  */
-import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
 import { CftError } from '../errors.js';
 import { CaseFiles } from './case-files.js';
 import type { EmitBench } from './events.js';
@@ -11,6 +10,8 @@ import type { TrainCaseName } from './names.js';
 import type { Greeting } from './protocol.js';
 import { mostOtherCpu, watchOthers } from './quiet.js';
 import { writeRandomModel } from './random-model.js';
+import { type RowFacts, rowFacts } from './row-facts.js';
+import type { OwnGreeting } from './serve-side.js';
 import { ownSide, Side, type SideCommand } from './side.js';
 import { type Spread, spreadOf } from './statistics.js';
 import { randomTraining, sequencesOf, type TrainCase } from './train-cases.js';
@@ -40,26 +41,8 @@ export interface TrainBench {
 }
 
 /** One line of bench/results/train.jsonl: one side of one case in one run. */
-export interface TrainRow {
+export interface TrainRow extends RowFacts {
   bench: 'train';
-  case: string;
-  what: string;
-  side: string;
-  run: string;
-  date: string;
-  command: string;
-  model: string;
-  parameters: number;
-  device: string;
-  deviceName: string;
-  cores: number;
-  memoryBytes: number;
-  os: string;
-  threads: number;
-  gompSpincount: string | null;
-  dtype: string;
-  setting: string;
-  versions: Record<string, string>;
   sequences: number;
   batchSize: number;
   learningRate: number;
@@ -91,8 +74,6 @@ const batchSize = 8;
 const learningRate = 1e-5;
 const maxGradNorm = 1;
 const gemmRows = 1024;
-
-type OwnGreeting = Greeting & { type: 'ready'; device: string; device_name?: string; parameters: number };
 
 interface Turn {
   ready: Greeting & { type: 'ready' };
@@ -281,26 +262,14 @@ class TrainRace {
     const peaks = turns.flatMap(({ peak }) => (peak === undefined ? [] : [peak]));
     const peak = peaks.length > 0 ? Math.max(...peaks) : null;
     const others = turns.flatMap(({ otherCpu }) => (otherCpu === undefined ? [] : [otherCpu]));
+    const shown = given.shape === undefined ? model.name : `random ${given.shape}`;
     const row: TrainRow = {
       bench: 'train',
-      case: name,
-      what: given.what,
-      side,
-      run,
-      date: new Date().toISOString(),
-      command,
-      model: given.shape === undefined ? model.name : `random ${given.shape}`,
-      parameters: own.parameters,
-      device: own.device,
-      deviceName: own.device_name ?? cpus()[0]?.model.trim() ?? 'unknown',
-      cores: availableParallelism(),
-      memoryBytes: totalmem(),
-      os: `${type()} ${release()}`,
-      threads,
-      gompSpincount: process.env.GOMP_SPINCOUNT ?? '20000',
-      dtype: last.ready.dtype,
-      setting: last.ready.setting,
-      versions: last.ready.versions,
+      ...rowFacts(
+        { case: name, what: given.what, side, run, command, model: shown, threads },
+        own,
+        last.ready,
+      ),
       sequences: new Set(timed.flat()).size,
       batchSize: this.#job.batch_size,
       learningRate,
