@@ -1,4 +1,4 @@
-/** The rows of bench/exactness.ts and bench/gains.ts as tables in Markdown. */
+/** The rows of bench/exactness.ts, bench/gains.ts and bench/evaluation.ts as tables in Markdown. */
 import type { Spread } from './statistics.js';
 
 interface Row {
@@ -45,6 +45,26 @@ interface GainsRow extends Row {
   repeats: number;
   disturbed_repeats: number;
   dtype: string;
+}
+
+interface EvaluationRow extends Row {
+  case: string;
+  model: string;
+  dtype: string;
+  questions: number;
+  max_new_tokens: number;
+  same_tokens: number;
+  near_ties: number;
+  accuracy: number;
+  accuracy_of_peer_by_our_verifier: number;
+  accuracy_of_peer_by_its_script: number;
+  tokens: number;
+  seconds: number;
+  peer_seconds: number;
+  peer_setting: string;
+  ratio: number;
+  quiet: boolean;
+  versions: Record<string, string>;
 }
 
 const line = (cells: readonly (string | number)[]): string => `| ${cells.join(' | ')} |`;
@@ -170,11 +190,56 @@ ${variants[0]!.repeats} repeats in turn${variants.some((row) => row.disturbed_re
   );
 }
 
+function evaluation(all: readonly EvaluationRow[]): string[] {
+  const rows = latest(all, ({ case: name, model, dtype }) => `${name}\n${model}\n${dtype}`);
+  if (rows.length === 0) return [];
+  return [
+    `## Evaluation beside transformers
+
+${table(
+  [
+    'benchmark',
+    'model',
+    'questions, token limit',
+    'same tokens',
+    'accuracy: ours',
+    "transformers', our verifier",
+    "transformers', plain script",
+    'tokens',
+    's, ours',
+    's, transformers',
+    'ratio',
+  ],
+  rows.map((row) => [
+    row.case,
+    `${row.model}, ${row.dtype}`,
+    `${row.questions}, ${row.max_new_tokens}`,
+    `${row.same_tokens}${row.same_tokens < row.questions ? ` (${row.near_ties} near ties)` : ''}`,
+    percent(row.accuracy),
+    percent(row.accuracy_of_peer_by_our_verifier),
+    percent(row.accuracy_of_peer_by_its_script),
+    count(row.tokens),
+    short(row.seconds),
+    short(row.peer_seconds),
+    `${short(row.ratio)}x${row.quiet ? '' : ' (busy machine)'}`,
+  ]),
+)}
+
+transformers: ${rows[0]!.peer_setting}, ${Object.entries(rows[0]!.versions)
+      .map(([name, version]) => `${name} ${version}`)
+      .join(
+        ', ',
+      )}. Ours is the whole \`eval\` but for loading, theirs decoding alone. A near tie is a first difference where the two most probable tokens' logits are within 1e-4, in double precision. ${where(rows)}.
+`,
+  ];
+}
+
 /** Sections for the rows that are of these reports. */
 export function reportSections(values: readonly unknown[]): string[] {
   const rows = values as Row[];
   return [
     ...exactness(rows.filter(({ bench }) => bench === 'exactness') as (ReDecodingRow | Bfloat16Row)[]),
     ...gains(rows.filter(({ bench }) => bench === 'gains') as GainsRow[]),
+    ...evaluation(rows.filter(({ bench }) => bench === 'evaluation') as EvaluationRow[]),
   ];
 }

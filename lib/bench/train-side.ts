@@ -7,7 +7,7 @@ import { readAnnotations } from '../data/annotations.js';
 import type { Model } from '../model/model.js';
 import { packStep } from '../train/batches.js';
 import type { TrainingExample } from '../train/examples.js';
-import { planMemory, planMicroBatch } from '../train/memory-plan.js';
+import { planRun } from '../train/run-plan.js';
 import { serveSide } from './serve-side.js';
 import type {
   PreparedResponse,
@@ -29,6 +29,19 @@ function exampleOf({ token_ids: tokenIds, selected }: TrainSequence): TrainingEx
 }
 
 async function train(model: Model, job: TrainJob): Promise<TrainReply> {
+  const examples = job.sequences.map(exampleOf);
+  const { microBatchTokens, checkpoint, peakBytes } = planRun(
+    model,
+    {
+      batch: { batchSize: job.batch_size },
+      microBatchTokens: 'auto',
+      gradientCheckpointing: 'auto',
+      moments: 'float32',
+      masterWeights: 'float32',
+      lora: undefined,
+    },
+    examples,
+  );
   const trainer = await model.createTrainer({
     masterWeights: true,
     beta1: 0.9,
@@ -37,16 +50,8 @@ async function train(model: Model, job: TrainJob): Promise<TrainReply> {
     weightDecay: 0,
     maxGradNorm: job.max_grad_norm,
     seed: 1,
+    checkpoint,
   });
-  const examples = job.sequences.map(exampleOf);
-  const settings = {
-    config: model.config,
-    dtype: model.dtype,
-    parameters: model.parameterCount,
-    lora: undefined,
-  };
-  const longest = Math.max(...examples.map(({ tokenIds }) => tokenIds.length));
-  const { microBatchTokens } = planMicroBatch(settings, longest);
   const reply: TrainReply = { type: 'result', step_seconds: [], losses: [] };
   for (const [step, members] of job.steps.entries()) {
     const start = performance.now();
@@ -62,17 +67,7 @@ async function train(model: Model, job: TrainJob): Promise<TrainReply> {
     reply.step_seconds.push((performance.now() - start) / 1000);
     reply.losses.push(loss);
   }
-  const selected = job.sequences.reduce((sum, sequence) => sum + sequence.selected.length, 0);
-  const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.token_ids.length, 0);
-  const largest = Math.max(longest, Math.min(microBatchTokens, longest * job.batch_size));
-  reply.planned_bytes = planMemory({
-    ...settings,
-    microBatchTokens: largest,
-    selectedTokens: Math.ceil((largest * selected) / tokens),
-    checkpoint: false,
-    bf16Moments: false,
-    masterWeights: true,
-  }).total;
+  if (peakBytes !== undefined) reply.planned_bytes = peakBytes;
   trainer.dispose();
   return reply;
 }

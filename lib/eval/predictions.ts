@@ -14,6 +14,8 @@ export interface Prediction {
   /** Whatever the response's length: a cut response that holds the right answer is correct [ours, as harnesses do]. */
   correct: boolean;
   extracted?: string;
+  /** Mean over the response's tokens of the entropy of their distributions, nats; absent where not measured. */
+  mean_entropy?: number;
 }
 
 const key = (id: string, sample: number): string => `${sample}\u0000${id}`;

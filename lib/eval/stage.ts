@@ -55,7 +55,7 @@ export interface EvalStageResult {
   predictions: Prediction[][];
 }
 
-/** Entropy is measured on the first responses alone: it needs one more forward pass each. */
+/** Where decoding does not tell entropies (CUDA) they cost a forward pass each: the first responses alone get one. */
 const mostEntropyResponses = 64;
 const progressEvery = 500; // ms
 
@@ -147,6 +147,7 @@ class EvalStage<S extends string> {
         temperature,
         topP,
         seed: sampleSeed(seed, index, sample),
+        entropy: true,
       })),
     }));
     const stop = completed && new AnswerStop((tokenIds) => textOf(model, tokenIds), completed);
@@ -167,7 +168,11 @@ class EvalStage<S extends string> {
     }
   }
 
-  async #finish(job: Job, sample: number, { tokenIds, endTokenId, stopped }: Rollout): Promise<void> {
+  async #finish(
+    job: Job,
+    sample: number,
+    { tokenIds, endTokenId, stopped, entropies }: Rollout,
+  ): Promise<void> {
     const { stage, model, verifier } = this.#options;
     const { question } = job;
     const response = textOf(model, tokenIds);
@@ -184,6 +189,7 @@ class EvalStage<S extends string> {
       finish_reason: truncated ? 'length' : 'stop',
       correct,
       ...answer,
+      ...(entropies !== undefined && entropies.length > 0 && { mean_entropy: mean(entropies) }),
     });
     const tokens = tokenIds.length;
     this.#tokens += tokens;
@@ -212,20 +218,32 @@ class EvalStage<S extends string> {
   async #entropy(
     predictions: readonly (readonly Prediction[])[],
   ): Promise<{ mean: number | null; responses: number }> {
+    const all = predictions.flat().filter(({ response_token_ids: ids }) => ids.length > 0);
+    if (all.every(({ mean_entropy }) => mean_entropy !== undefined)) return entropyOf(all);
     const { model, questions, signal } = this.#options;
-    const values: number[] = [];
-    let responses = 0;
-    for (let i = 0; i < questions.length && responses < mostEntropyResponses; i++) {
-      const ids = predictions[i]![0]!.response_token_ids;
+    const measured: Prediction[] = [];
+    for (let i = 0; i < questions.length && measured.length < mostEntropyResponses; i++) {
+      const prediction = predictions[i]![0]!;
+      const ids = prediction.response_token_ids;
       if (ids.length === 0) continue;
       signal?.throwIfAborted();
       const { tokenIds: prompt } = this.#prompt(questions[i]!);
       const { entropies } = await model.scores(Int32Array.from([...prompt, ...ids]));
-      for (let t = prompt.length - 1; t < entropies.length; t++) values.push(entropies[t]!);
-      responses++;
+      measured.push({ ...prediction, mean_entropy: mean(entropies.subarray(prompt.length - 1)) });
     }
-    return { mean: values.length === 0 ? null : mean(values), responses };
+    return entropyOf(measured);
   }
+}
+
+/** Mean over the tokens of responses with a mean of their own. */
+function entropyOf(predictions: readonly Prediction[]): { mean: number | null; responses: number } {
+  let sum = 0;
+  let tokens = 0;
+  for (const { mean_entropy: entropy = 0, response_token_ids: ids } of predictions) {
+    sum += entropy * ids.length;
+    tokens += ids.length;
+  }
+  return { mean: tokens === 0 ? null : sum / tokens, responses: predictions.length };
 }
 
 /**

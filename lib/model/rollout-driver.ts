@@ -7,7 +7,13 @@
  * nothing that JavaScript does costs the batch time.
  */
 import { CftError } from '../errors.js';
-import type { NativeBranch, NativeRolloutEngine, NativeTrunk, NativeTrunkSpec } from '../native/binding.js';
+import type {
+  NativeBranch,
+  NativeRolloutEngine,
+  NativeStepResult,
+  NativeTrunk,
+  NativeTrunkSpec,
+} from '../native/binding.js';
 
 export interface Rollout {
   /** Decoded after the forced tokens, without the end token. */
@@ -16,6 +22,11 @@ export interface Rollout {
   endTokenId: number;
   /** It was ended where its answer was complete, and holds the tokens up to there. */
   stopped?: true;
+  /**
+   * Of the distribution that each token was taken from, before temperature, in nats; where the branch asked for them
+   * (`entropy`) and the device tells (a CPU).
+   */
+  entropies?: Float32Array;
 }
 
 /**
@@ -44,6 +55,7 @@ interface LiveBranch {
   branch: DriverBranch;
   /** Decoded so far; only of branches that are watched. */
   tokens: number[];
+  entropies: number[];
   /** Tokens that `stopAt` has seen. */
   seen: number;
 }
@@ -65,6 +77,8 @@ export class RolloutDriver {
   readonly #trunks = new Set<number>();
   #nextId = 0;
   #watched = 0;
+  /** As the engine said at its last step. */
+  #cheapBranches = 0;
   #pending = 0;
   #failure: { error: unknown } | undefined;
   /** The step under way; whoever takes it hands its result on. */
@@ -132,7 +146,7 @@ export class RolloutDriver {
     this.#engine.submit(natives);
     natives.forEach(({ id }, i) => {
       const branch = branches[i]!;
-      this.#live.set(id, { branch, tokens: [], seen: 0 });
+      this.#live.set(id, { branch, tokens: [], entropies: [], seen: 0 });
       if (isWatched(branch)) this.#watched++;
     });
     return natives.map(({ id }) => id);
@@ -185,7 +199,7 @@ export class RolloutDriver {
    * Works until nothing is left: neither branches nor tracked work, and `open` has no more.
    * @param open called while fewer than twice the slots are queued: opens one more piece of work and resolves, or
    *   returns undefined where there is none (for now). Each piece holds memory, so no more are opened than needed.
-   * @param idle called before a step that leaves slots empty, with their number.
+   * @param idle called before a step in which more branches would cost next to nothing, with how many.
    * @throws what failed; the signal's reason once it is aborted. The engine is then left without branches and trunks.
    */
   async run(open: () => Promise<void> | undefined, idle: (slots: number) => void = () => {}): Promise<void> {
@@ -208,7 +222,8 @@ export class RolloutDriver {
             await opening;
             continue;
           }
-          if (this.#live.size < this.maxBranches) idle(this.maxBranches - this.#live.size);
+          const room = Math.min(this.maxBranches, this.#cheapBranches) - this.#live.size;
+          if (room > 0) idle(room);
         }
         const stepping = this.#stepping;
         if (stepping === undefined) {
@@ -248,11 +263,12 @@ export class RolloutDriver {
     return live;
   }
 
-  #receive({ finished, tokens, ...counts }: Awaited<ReturnType<NativeRolloutEngine['step']>>): void {
+  #receive({ finished, tokens, ...counts }: NativeStepResult): void {
+    this.#cheapBranches = counts.cheapBranches ?? this.maxBranches;
     this.counters.decodedTokens += counts.decodedTokens;
     this.counters.draftedTokens += counts.draftedTokens ?? 0;
     this.counters.acceptedTokens += counts.acceptedTokens ?? 0;
-    if (this.#watched > 0) this.#watch(tokens.branchIds, tokens.tokenIds);
+    if (this.#watched > 0) this.#watch(tokens);
     for (const { id, tokenIds, endTokenId } of finished) {
       // Cancelled branches may still finish in the step that was under way.
       const live = this.#take(id);
@@ -263,7 +279,10 @@ export class RolloutDriver {
     this.#onStep(counts.decodedTokens);
   }
 
-  #hand({ branch }: LiveBranch, rollout: Rollout): void {
+  #hand({ branch, entropies }: LiveBranch, rollout: Rollout): void {
+    // NaN where the device does not tell.
+    const known = branch.entropy === true && !Number.isNaN(entropies[0] ?? 0);
+    if (known) rollout.entropies = Float32Array.from(entropies.slice(0, rollout.tokenIds.length));
     try {
       branch.onFinished(rollout);
     } catch (error) {
@@ -271,13 +290,14 @@ export class RolloutDriver {
     }
   }
 
-  #watch(branchIds: Float64Array, tokenIds: Int32Array): void {
+  #watch({ branchIds, tokenIds, entropies }: NativeStepResult['tokens']): void {
     const touched = new Map<number, LiveBranch>();
     for (let i = 0; i < branchIds.length; i++) {
       const id = branchIds[i]!;
       const live = this.#live.get(id);
       if (live === undefined || !isWatched(live.branch)) continue;
       live.tokens.push(tokenIds[i]!);
+      if (live.branch.entropy) live.entropies.push(entropies?.[i] ?? Number.NaN);
       live.branch.onToken?.(tokenIds[i]!);
       if (live.branch.stopAt !== undefined && live.tokens.length - live.seen >= tokensPerLook)
         touched.set(id, live);
@@ -305,8 +325,8 @@ export class RolloutDriver {
   }
 }
 
-const isWatched = ({ stopAt, onToken, counted }: DriverBranch): boolean =>
-  stopAt !== undefined || onToken !== undefined || counted === true;
+const isWatched = ({ stopAt, onToken, counted, entropy }: DriverBranch): boolean =>
+  stopAt !== undefined || onToken !== undefined || counted === true || entropy === true;
 
 const stoppedAt = (tokenIds: Int32Array, enough: number): Rollout => ({
   tokenIds: tokenIds.slice(0, enough),

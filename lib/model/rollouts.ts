@@ -25,6 +25,8 @@ export interface RolloutBranch {
   seed?: number | undefined;
   /** Samples of this branch, default 1. */
   n?: number | undefined;
+  /** Entropies of the decoded tokens are wanted, see Rollout. */
+  entropy?: boolean | undefined;
 }
 
 export interface RolloutRequest {
@@ -133,6 +135,7 @@ export async function runRollouts(
         topP: branch.topP ?? 1,
         seed: sample === 0 ? (branch.seed ?? 0) : sampleSeed(branch.seed ?? 0, 0, sample),
         priority: request,
+        entropy: branch.entropy ?? false,
         stopAt: stopAt?.(),
         onFinished: (rollout) => {
           results[request]![index] = rollout;

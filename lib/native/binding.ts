@@ -173,6 +173,8 @@ export interface NativeBranch {
   seed: number;
   /** The engine may verify tokens of the branch's own trunk as a draft (greedy only, same result). */
   draft?: boolean;
+  /** Entropies of its tokens are wanted; on CUDA there are none. */
+  entropy?: boolean;
   /** Waiting branches with the lowest number enter first, equal ones in the order of submission; default 0. */
   priority?: number;
 }
@@ -188,10 +190,17 @@ export interface NativeBranchResult {
 export interface NativeStepResult {
   finished: NativeBranchResult[];
   /** Tokens decoded in this call, branch by branch in decoding order (for streaming); end tokens excluded. */
-  tokens: { branchIds: Float64Array; tokenIds: Int32Array };
+  tokens: {
+    branchIds: Float64Array;
+    tokenIds: Int32Array;
+    /** Of the distribution before temperature, nats; NaN where it was not asked for. */
+    entropies?: Float32Array;
+  };
   /** Branches in the batch and branches that wait, after this call. */
   active: number;
   waiting: number;
+  /** With fewer active branches than this one more costs a step next to nothing. */
+  cheapBranches?: number;
   /** Tokens decoded by this call, end tokens excluded. */
   decodedTokens: number;
   /** Counters of this call: draft tokens tried and accepted, rows through the model, decode steps. */

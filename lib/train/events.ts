@@ -5,7 +5,7 @@ import type { EvalStageEvent } from '../eval/events.js';
 import type { HubEvent } from '../model/hub.js';
 import type { StrategyName } from '../strategies/index.js';
 import type { LoopEvent } from './loop.js';
-import type { RunPlan } from './memory-plan.js';
+import type { RunPlan } from './run-plan.js';
 
 /** In this order; those of the baseline and of sampled evaluation only where asked for. */
 export type TrainStage =

@@ -45,13 +45,6 @@ export interface MemoryPlan {
   total: number;
 }
 
-export interface RunPlan {
-  microBatchTokens: number;
-  checkpoint: boolean;
-  /** Predicted high-water mark of the process's memory while it trains; undefined on a GPU. */
-  peakBytes: number | undefined;
-}
-
 /** Measured: node and libtorch after loading a small model (docs/decisions/0008). */
 const runtimeBytes = 190e6;
 

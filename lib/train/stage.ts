@@ -12,15 +12,15 @@ import type { ResolvedOptions } from '../options.js';
 import { optionsForFile } from '../run-folder.js';
 import { type StrategyName, strategies } from '../strategies/index.js';
 import type { AnnotationRecord } from '../types.js';
-import { loraOptions, loraParameters, saveAdapter } from './adapter.js';
+import { loraOptions, saveAdapter } from './adapter.js';
 import type { BatchSize } from './batch-size.js';
 import { type BestModel, bestFolder, type Facts, removeBestModels, writeFailure } from './checkpoints.js';
 import type { EmitTrain, TrainStage } from './events.js';
 import { type TrainingExample, toExample } from './examples.js';
 import type { Probe } from './held-out.js';
 import { type LoopEvent, type LoopResult, summarizeMetrics, trainingLoop } from './loop.js';
-import { type MemorySettings, planMemory, planMicroBatch, type RunPlan } from './memory-plan.js';
 import { planTraining, type TrainingPlan } from './plan.js';
+import { planRun } from './run-plan.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 
 /** Peak learning rates where nobody names one; LoRA's small matrices want more [ours, see docs/training.md]. */
@@ -82,45 +82,6 @@ export function makeExamples(
       'train: every counterfactual that was tried still ends right. Try more or harder questions, a larger --k, ' +
       '--rule any with --complete, or --strategy sft',
   );
-}
-
-/** How many tokens go through the model at once, and what the run will need; the same for every start of the run. */
-function planRun(
-  { config, device, dtype, parameterCount: parameters }: Model,
-  options: ResolvedOptions<'train'>,
-  examples: readonly TrainingExample[],
-  batch: BatchSize,
-): RunPlan {
-  const lora = loraOptions(options);
-  const settings: MemorySettings = {
-    config,
-    dtype,
-    parameters,
-    lora: lora && { parameters: loraParameters(config, lora) },
-  };
-  const lengths = Int32Array.from(examples, ({ tokenIds }) => tokenIds.length)
-    .sort()
-    .reverse();
-  const longest = Math.max(1, lengths[0] ?? 1);
-  const together = Math.min(batch.batchSize, batch.microBatchSequences ?? batch.batchSize);
-  const fullest = lengths.subarray(0, together).reduce((sum, length) => sum + length, 0);
-  const planned = planMicroBatch(settings, longest, device === 'cpu');
-  const microBatchTokens =
-    options.microBatchTokens === 'auto' ? planned.microBatchTokens : options.microBatchTokens;
-  const wanted = options.gradientCheckpointing;
-  const checkpoint = device === 'cpu' && (wanted === 'auto' ? planned.checkpoint : wanted === 'on');
-  const tokens = examples.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
-  const selected = examples.reduce((sum, example) => sum + example.selected.length, 0);
-  const most = Math.max(longest, Math.min(microBatchTokens, fullest));
-  const { total } = planMemory({
-    ...settings,
-    microBatchTokens: most,
-    selectedTokens: Math.ceil((most * selected) / Math.max(1, tokens)),
-    checkpoint,
-    bf16Moments: options.moments === 'bfloat16',
-    masterWeights: options.masterWeights === 'float32',
-  });
-  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total : undefined };
 }
 
 function trainerOptions(options: ResolvedOptions<'train'>, checkpoint: boolean): NativeTrainerOptions {
@@ -245,7 +206,11 @@ async function trainAndSave(
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
   await using model = await stageOptions.loadBase();
-  const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples, batch);
+  const { microBatchTokens, checkpoint, peakBytes } = planRun(
+    model,
+    { ...options, batch, lora: loraOptions(options) },
+    examples,
+  );
   emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });
   const settings = trainerOptions(options, checkpoint);
   const trainer = await model.createTrainer(settings);

@@ -31,11 +31,13 @@ Napi::Value step_result(Napi::Env env, StepResult& step) {
   Napi::Object tokens = Napi::Object::New(env);
   tokens.Set("branchIds", branch_ids);
   tokens.Set("tokenIds", int32s(env, step.tokens));
+  tokens.Set("entropies", floats(env, step.entropies));
   Napi::Object result = Napi::Object::New(env);
   result.Set("finished", finished);
   result.Set("tokens", tokens);
   result.Set("active", static_cast<double>(step.active));
   result.Set("waiting", static_cast<double>(step.waiting));
+  result.Set("cheapBranches", static_cast<double>(step.cheap_branches));
   result.Set("decodedTokens", static_cast<double>(step.tokens.size()));
   result.Set("steps", static_cast<double>(step.steps));
   result.Set("forwardRows", static_cast<double>(step.rows));
@@ -55,6 +57,7 @@ BranchSpec need_branch(const Napi::Value& value) {
   spec.temperature = need_number(object, "temperature");
   spec.top_p = need_number(object, "topP");
   spec.seed = static_cast<uint64_t>(need_integer(object, "seed"));
+  if (object.Has("entropy")) spec.entropy = object.Get("entropy").ToBoolean().Value();
   if (object.Has("draft")) spec.draft = object.Get("draft").ToBoolean().Value();
   if (object.Has("priority")) spec.priority = need_number(object, "priority");
   return spec;

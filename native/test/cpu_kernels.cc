@@ -235,6 +235,32 @@ TEST_CASE("softmax: the same sum wherever the window begins, zeros outside, any 
   }
 }
 
+TEST_CASE("entropy of a row of logits, any size, and which of them is the largest") {
+  for (const Kernels* k : all_kernels()) {
+    CAPTURE(k->name);
+    for (const int64_t n : {1, 3, 16, 513, 1024, 49152, 50001}) {
+      for (const double spread : {0.0, 1.0, 30.0}) {
+        const at::Tensor logits = normal({n}, 21) * spread;
+        const at::Tensor log_p = logits.to(at::kDouble).log_softmax(0);
+        const double expected = -(log_p.exp() * log_p).sum().item<double>();
+        float top;
+        const float found = k->entropy(logits.const_data_ptr<float>(), n, &top);
+        CHECK(std::abs(found - expected) < 1e-5 * std::max(1.0, expected));
+        CHECK(top == logits.max().item<float>());
+      }
+    }
+    const float infinity = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+    float top, masked[40];
+    std::fill_n(masked, 40, -infinity);
+    masked[3] = masked[37] = 1.5f;
+    CHECK(std::abs(k->entropy(masked, 40, &top) - std::log(2.0f)) < 1e-6f);
+    CHECK(top == 1.5f);
+    masked[0] = masked[39] = nan;
+    CHECK(std::isnan(k->entropy(masked, 40, &top)));
+    CHECK(top == 1.5f);
+  }
+}
+
 TEST_CASE(
     "attention over pages equals softmax attention, for windows, odd heads and any mix of trunk and own") {
   for (const Kernels* k : all_kernels()) {

@@ -1,5 +1,5 @@
 // The limit of matrix products: a rate of rows, from steps that were really timed.
-#include "core/model/gemm_limit.h"
+#include "core/measure/gemm_limit.h"
 
 #include <doctest.h>
 
@@ -8,7 +8,7 @@
 
 TEST_CASE("the GEMM limit is a rate of rows, for few rows and many") {
   for (const cft_test::Structure structure : {cft_test::Structure::kLlama, cft_test::Structure::kQwen2}) {
-    const cft::Model model = cft_test::random_model(structure);
+    cft::Model model = cft_test::random_model(structure);
     for (const int64_t rows : {1, 7, 256}) {
       const cft::GemmLimit limit = cft::gemm_limit(model, rows, 0.05);
       CHECK(limit.steps > 0);
@@ -22,7 +22,8 @@ TEST_CASE("the GEMM limit is a rate of rows, for few rows and many") {
       cft::device_limits(cft_test::random_model(cft_test::Structure::kLlama), 0.05);
   CHECK(limits.flops_per_second > 1e8);
   CHECK(limits.bytes_per_second > 1e8);
-  CHECK_THROWS_AS(cft::gemm_limit(cft_test::random_model(cft_test::Structure::kLlama), 0), cft::Error);
+  cft::Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  CHECK_THROWS_AS(cft::gemm_limit(model, 0), cft::Error);
 }
 
 TEST_CASE("the limit of a training step is that of three products where decoding has one") {

@@ -42,6 +42,41 @@ TEST_CASE("sampling: frequencies follow the distribution, the nucleus cuts its t
   CHECK(cft::argmax_row(ties, 3) == 1);
 }
 
+TEST_CASE("sampling: the tokens of a plain sort of the whole row; greedy_row those of argmax") {
+  const auto plain = [](const at::Tensor& logits, double temperature, double top_p, double uniform) {
+    const at::Tensor scaled = logits.to(at::kDouble);
+    const at::Tensor weights = ((scaled - scaled.max()) / temperature).exp();
+    auto [values, indices] = weights.sort(/*stable=*/true, 0, /*descending=*/true);
+    if (top_p >= 1.0) {
+      values = weights;
+      indices = at::arange(weights.numel());
+    }
+    double total = weights.sum().item<double>(), kept = 0.0;
+    int64_t count = 0;
+    while (count < values.numel() && (top_p >= 1.0 || kept < top_p * total))
+      kept += values[count++].item<double>();
+    double left = uniform * kept;
+    int64_t i = 0;
+    while (i + 1 < count && (left -= values[i].item<double>()) >= 0) ++i;
+    return indices[i].item<int64_t>();
+  };
+  for (const int64_t vocab : {1, 5, 300}) {
+    for (uint64_t seed = 0; seed < 40; ++seed) {
+      const at::Tensor logits = normal({vocab}, seed) * 3;
+      const float* row = logits.const_data_ptr<float>();
+      for (const double top_p : {1e-9, 0.3, 0.9, 1.0}) {
+        const double temperature = 0.5 + 0.1 * static_cast<double>(seed % 10), u = cft::uniform_at(7, seed);
+        CHECK(cft::sample_row(row, vocab, temperature, top_p, u) == plain(logits, temperature, top_p, u));
+      }
+      CHECK(cft::greedy_row(row, vocab).token == logits.argmax().item<int64_t>());
+    }
+  }
+  const float nan = std::nanf("");
+  const float bad[3] = {nan, nan, nan}, part[3] = {nan, 1.0f, 1.0f};
+  CHECK(cft::greedy_row(bad, 3).token == -1);
+  CHECK(cft::greedy_row(part, 3).token == 1);
+}
+
 TEST_CASE(
     "safetensors: what is written is read back; what lies outside the file or is not finite is refused") {
   const std::string path =

@@ -128,6 +128,63 @@ TEST_CASE("tokens do not depend on the size of the batch, greedy or sampled") {
   }
 }
 
+TEST_CASE("entropies of decoded tokens: those of the plain forward pass, the same bits in every batch") {
+  for (const double temperature : {0.0, 1.0}) {
+    for (const bool reference : {false, true}) {
+      Results plain;
+      std::map<int64_t, std::vector<float>> expected;
+      for (const int64_t concurrency : {1, 7, 64}) {
+        Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+        RolloutEngine engine(model, {concurrency, {kEnd}, 0, reference});
+        const std::vector<int32_t> ids = some_ids(20, model.config().vocab_size);
+        std::vector<BranchSpec> specs = counterfactuals(engine, ids, 4, 12, temperature);
+        if (plain.empty()) {
+          engine.submit(specs);
+          plain = drain(engine);
+        }
+        for (BranchSpec& spec : specs) {
+          spec.entropy = spec.id % 3 != 0;
+          spec.draft = temperature == 0;
+        }
+        engine.submit(specs);
+        Results results;
+        std::map<int64_t, std::vector<float>> entropies;
+        for (cft::StepResult step;;) {
+          step = engine.step(5);
+          REQUIRE(step.entropies.size() == step.tokens.size());
+          for (size_t i = 0; i < step.tokens.size(); ++i)
+            entropies[step.token_branches[i]].push_back(step.entropies[i]);
+          for (const BranchResult& branch : step.finished) results[branch.id] = branch;
+          if (step.active + step.waiting == 0) break;
+        }
+        CHECK(same(plain, results));
+        for (const BranchSpec& spec : specs) {
+          const std::vector<float>& found = entropies[spec.id];
+          REQUIRE(found.size() == results.at(spec.id).token_ids.size());
+          for (size_t i = 0; i < found.size(); ++i) {
+            CHECK(std::isnan(found[i]) == !spec.entropy);
+            if (!spec.entropy || reference) continue;
+            const auto first = expected.find(spec.id);
+            if (first != expected.end()) CHECK(found[i] == first->second[i]);
+          }
+          if (!spec.entropy || concurrency != 7) continue;
+          std::vector<int32_t> text(ids.begin(), ids.begin() + spec.length);
+          text.push_back(spec.forced_tokens[0]);
+          for (const int32_t token : results.at(spec.id).token_ids) text.push_back(token);
+          const c10::NoGradGuard no_grad;
+          const auto packed = cft::PackedTokens::make(model, text, {0, static_cast<int64_t>(text.size())});
+          const at::Tensor log_p =
+              cft::forward_head(model, cft::forward_hidden(model, packed)).log_softmax(-1);
+          const at::Tensor entropy = -(log_p.exp() * log_p).sum(-1);
+          for (size_t i = 0; i < found.size(); ++i)
+            CHECK(std::abs(entropy[spec.length + static_cast<int64_t>(i)].item<float>() - found[i]) < 1e-4f);
+        }
+        if (expected.empty()) expected = entropies;
+      }
+    }
+  }
+}
+
 TEST_CASE("our kernels and libtorch's operations decode the same tokens") {
   for (const cft_test::Structure structure : cft_test::kStructures) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {

@@ -22,14 +22,16 @@ class ScriptedEngine implements NativeRolloutEngine {
   readonly #active: { branch: NativeBranch; text: Buffer; done: number }[] = [];
   readonly #script: Script;
   readonly #slots: number;
+  readonly #tellsEntropies: boolean;
   #next = 0;
   /** Prefixes that were computed, and tokens decoded. */
   prefixes = 0;
   decodedTokens = 0;
 
-  constructor(script: Script, slots: number) {
+  constructor(script: Script, slots: number, tellsEntropies: boolean) {
     this.#script = script;
     this.#slots = slots;
+    this.#tellsEntropies = tellsEntropies;
   }
 
   get openTrunks(): number {
@@ -56,6 +58,7 @@ class ScriptedEngine implements NativeRolloutEngine {
     const finished: NativeBranchResult[] = [];
     const branchIds: number[] = [];
     const decoded: number[] = [];
+    const entropies: number[] = [];
     for (let i = 0; i < maxSteps && finished.length === 0; i++) {
       while (this.#active.length < this.#slots && this.#waiting.length > 0) {
         const branch = this.#waiting.shift()!;
@@ -69,6 +72,11 @@ class ScriptedEngine implements NativeRolloutEngine {
         const ended = slot.done === text.length && slot.done < branch.maxNewTokens;
         if (!ended) {
           branchIds.push(branch.id);
+          const before =
+            slot.done === 0
+              ? this.#trunks.get(branch.trunk)!.charCodeAt(branch.length - 1)
+              : text[slot.done - 1]!;
+          entropies.push(branch.entropy && this.#tellsEntropies ? before : Number.NaN);
           decoded.push(text[slot.done++]!);
         }
         if (!ended && slot.done < branch.maxNewTokens) continue;
@@ -77,7 +85,11 @@ class ScriptedEngine implements NativeRolloutEngine {
         this.#active.splice(this.#active.indexOf(slot), 1);
       }
     }
-    const tokens = { branchIds: Float64Array.from(branchIds), tokenIds: Int32Array.from(decoded) };
+    const tokens = {
+      branchIds: Float64Array.from(branchIds),
+      tokenIds: Int32Array.from(decoded),
+      entropies: Float32Array.from(entropies),
+    };
     const [active, waiting, decodedTokens] = [this.#active.length, this.#waiting.length, decoded.length];
     this.decodedTokens += decodedTokens;
     return { finished, tokens, active, waiting, decodedTokens };
@@ -102,14 +114,18 @@ export class ScriptedModel implements EvalModel {
     decode: (ids: Iterable<number>): string => Buffer.from([...ids]).toString('latin1'),
   };
   readonly engines: ScriptedEngine[] = [];
+  /** Forward passes for entropies. */
+  scored = 0;
   readonly #script: Script;
+  readonly #tellsEntropies: boolean;
 
-  constructor(script: Script) {
+  constructor(script: Script, { tellsEntropies = false } = {}) {
     this.#script = script;
+    this.#tellsEntropies = tellsEntropies;
   }
 
   createEngine({ maxBranches }: { maxBranches: number }): NativeRolloutEngine {
-    const engine = new ScriptedEngine(this.#script, maxBranches);
+    const engine = new ScriptedEngine(this.#script, maxBranches, this.#tellsEntropies);
     this.engines.push(engine);
     return engine;
   }
@@ -120,6 +136,7 @@ export class ScriptedModel implements EvalModel {
 
   /** Entropy at a position is the id of the token there. */
   async scores(tokenIds: Int32Array): Promise<{ entropies: Float32Array }> {
+    this.scored++;
     return { entropies: Float32Array.from(tokenIds.subarray(0, -1)) };
   }
 }

@@ -36,6 +36,30 @@ test('rollouts: prefixes, forced tokens and their continuation', async (t) => {
   t.deepEqual([...forcedAt!.tokenIds], await plain([...prompts[3]!, 40]));
 });
 
+test('rollouts: entropies of their tokens are those of a forward pass over the whole text', async (t) => {
+  for (const folder of ['models/qwen3-sharded', 'models/llama']) {
+    const model = await load(t, fixturePath(folder));
+    const tokenIds = prompts[3]!;
+    const branches = [
+      { maxNewTokens: 12, entropy: true },
+      { length: 5, forcedTokens: [40], maxNewTokens: 12, temperature: 1, topP: 0.9, n: 3, entropy: true },
+      { maxNewTokens: 12 },
+    ];
+    const [rollouts = []] = await model.rollouts([{ tokenIds, branches }]);
+    t.is(rollouts[4]!.entropies, undefined);
+    t.deepEqual(rollouts[4]!.tokenIds, rollouts[0]!.tokenIds);
+    for (const [i, rollout] of rollouts.slice(0, 4).entries()) {
+      const prefix = i === 0 ? tokenIds : [...tokenIds.slice(0, 5), 40];
+      const { entropies } = await model.scores(Int32Array.from([...prefix, ...rollout.tokenIds]));
+      const expected = entropies.subarray(prefix.length - 1);
+      t.is(rollout.entropies!.length, rollout.tokenIds.length);
+      t.true(rollout.tokenIds.length > 0);
+      for (const [k, found] of rollout.entropies!.entries())
+        t.true(Math.abs(found - expected[k]!) < 1e-4, `${folder} ${i} ${k}`);
+    }
+  }
+});
+
 test('rollouts: samples share a prefix, come as they finish, and depend on their seed alone', async (t) => {
   const model = await load(t, fixturePath('models/llama'));
   const tokenIds = prompts[0]!;

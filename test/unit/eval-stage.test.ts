@@ -213,6 +213,25 @@ test('entropy is the mean over the positions that predict the response', async (
   t.is(summary.entropyResponses, 12);
 });
 
+test('entropy comes from decoding where that tells it, to the end of each response, also after an interruption', async (t) => {
+  const plain = await run(makeOptions(temporaryFolder(t)));
+  const model = new ScriptedModel(script, { tellsEntropies: true });
+  const folder = temporaryFolder(t);
+  const { summary, predictions } = await run(makeOptions(folder, { model }));
+  t.true(Math.abs(summary.meanEntropy! - plain.summary.meanEntropy!) < 1e-4);
+  t.is(summary.entropyResponses, 12);
+  t.is(model.scored, 0);
+  // "q4" and "it is so so so so 4" without its last character.
+  const codes = [...'4it is so so so so '].map((c) => c.charCodeAt(0));
+  t.is(predictions[4]![0]!.mean_entropy, codes.reduce((a, b) => a + b, 0) / codes.length);
+
+  const lines = readFileSync(join(folder, 'predictions.jsonl'), 'utf8').split('\n');
+  writeFileSync(join(folder, 'predictions.jsonl'), `${lines.slice(0, 5).join('\n')}\n`);
+  const again = await run(makeOptions(folder, { model }));
+  t.deepEqual(again.summary, summary);
+  t.is(model.scored, 0);
+});
+
 test('a prompt that fills the positions is refused by its id', async (t) => {
   const questions = [{ id: 'long', question: 'x'.repeat(1000), answer: '1' }];
   await t.throwsAsync(run(makeOptions(temporaryFolder(t), { questions })), {

@@ -42,10 +42,11 @@ function summaryLines(name: string, summary: EvalSummary): string[] {
       `${short === undefined || long === undefined ? '' : ` (80 % within ${count(short)} to ${count(long)})`}, ` +
       `${count(summary.truncated)} truncated`,
   );
-  if (summary.meanEntropy !== null)
-    lines.push(
-      `entropy      ${summary.meanEntropy.toFixed(3)} nats per token (first ${summary.entropyResponses} responses)`,
-    );
+  if (summary.meanEntropy !== null) {
+    const partly = summary.entropyResponses < summary.n * summary.samples;
+    const of = partly ? ` (${summary.entropyResponses} responses)` : '';
+    lines.push(`entropy      ${summary.meanEntropy.toFixed(3)} nats per token${of}`);
+  }
   return lines;
 }
 

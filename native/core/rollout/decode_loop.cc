@@ -5,7 +5,7 @@
 namespace cft {
 
 bool accept_token(Branch& branch, int32_t token, const EndTokens& end_tokens, BranchQueue& queue,
-                  StepResult* result) {
+                  StepResult* result, float entropy) {
   if (token < 0) {
     throw Error(
         "ERR_CFT_BAD_WEIGHTS",
@@ -18,6 +18,7 @@ bool accept_token(Branch& branch, int32_t token, const EndTokens& end_tokens, Br
     if (branch.spec.draft) branch.draft.follow(branch.trunk->token_ids, branch.input, branch.prefix);
     result->token_branches.push_back(branch.spec.id);
     result->tokens.push_back(token);
+    result->entropies.push_back(entropy);
   }
   if (!ends && branch.left() > 0) return false;
   queue.finish(branch.spec.id);

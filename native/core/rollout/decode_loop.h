@@ -3,6 +3,7 @@
 // the host looks every few steps (device/device_loop.h). Both give the same tokens.
 #pragma once
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <unordered_set>
 #include <vector>
@@ -27,13 +28,15 @@ class DecodeLoop {
   virtual void run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) = 0;
 
   virtual int64_t active() const = 0;
+  // Below so many active branches one more costs a step next to nothing.
+  virtual int64_t cheap_branches() const = 0;
   virtual int64_t used_bytes() const = 0;  // of keys and values
 };
 
 // Adds a decoded token. True where the branch is finished by it. Throws Error ERR_CFT_BAD_WEIGHTS for -1, a
 // row of logits without a number.
 bool accept_token(Branch& branch, int32_t token, const EndTokens& end_tokens, BranchQueue& queue,
-                  StepResult* result);
+                  StepResult* result, float entropy = std::numeric_limits<float>::quiet_NaN());
 
 // Whether a call of step() should end: whoever called wants to know of finished branches; but as long as
 // others wait, the batch stays full without it.

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/errors.h"
 #include "core/rollout/sampling.h"
@@ -109,9 +110,8 @@ void HostLoop::compose() {
     for (size_t j = 0; j < fed + drafts.size(); ++j) {
       const size_t at = branch.fed + j;
       const bool is_draft = j >= fed, predicts = is_draft || at + 1 == branch.input.size();
-      const Wanted wanted = !predicts                     ? Wanted::kNothing
-                            : branch.spec.temperature > 0 ? Wanted::kLogits
-                                                          : Wanted::kToken;
+      const bool logits = branch.spec.temperature > 0 || branch.spec.entropy;
+      const Wanted wanted = !predicts ? Wanted::kNothing : logits ? Wanted::kLogits : Wanted::kToken;
       rows_.push_back({is_draft ? drafts[j - fed] : branch.input[at],
                        branch.prefix + static_cast<int64_t>(at), branch.trunk->kv.get(), branch.prefix,
                        branch.own.get(), wanted});
@@ -119,27 +119,36 @@ void HostLoop::compose() {
   }
 }
 
-// The next token of each row that wants one; samples where it asked for logits.
+// The next token of each row that wants one; from its logits where it asked for them.
 void HostLoop::pick_tokens() {
   picked_ = output_.tokens;
-  struct Sample {
+  entropies_.assign(rows_.size(), std::numeric_limits<float>::quiet_NaN());
+  struct Choice {
     size_t row;
-    const Branch* branch;
+    const BranchSpec* spec;
   };
-  std::vector<Sample> samples;
+  std::vector<Choice> choices;
   for (const Span& span : spans_) {
-    const size_t last = span.first_row + span.rows - 1;
-    if (rows_[last].wanted == Wanted::kLogits) samples.push_back({last, &active_[span.branch]});
+    for (size_t row = span.first_row; row < span.first_row + span.rows; ++row) {
+      if (rows_[row].wanted == Wanted::kLogits) choices.push_back({row, &active_[span.branch].spec});
+    }
   }
   const int64_t vocab = model_.config().vocab_size;
-  at::parallel_for(0, static_cast<int64_t>(samples.size()), std::max<int64_t>(1, 8192 / vocab),
+  at::parallel_for(0, static_cast<int64_t>(choices.size()), std::max<int64_t>(1, 8192 / vocab),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t i = begin; i < end; ++i) {
-                       const BranchSpec& spec = samples[i].branch->spec;
-                       const auto position = static_cast<uint64_t>(rows_[samples[i].row].position);
-                       picked_[samples[i].row] =
-                           sample_row(output_.logits.data() + i * vocab, vocab, spec.temperature, spec.top_p,
-                                      uniform_at(spec.seed, position));
+                       const auto& [row, spec] = choices[i];
+                       const float* logits = output_.logits.data() + i * vocab;
+                       if (spec->entropy) {
+                         const RowChoice choice = greedy_row(logits, vocab);
+                         picked_[row] = choice.token;
+                         entropies_[row] = choice.entropy;
+                       }
+                       if (spec->temperature > 0) {
+                         const auto position = static_cast<uint64_t>(rows_[row].position);
+                         picked_[row] = sample_row(logits, vocab, spec->temperature, spec->top_p,
+                                                   uniform_at(spec->seed, position));
+                       }
                      }
                    });
 }
@@ -153,7 +162,7 @@ void HostLoop::accept_rows(const Span& span, StepResult* result) {
   if (branch.fed < branch.input.size()) return;
   size_t row = span.first_row + own - 1;
   for (size_t draft = 0;; ++draft, ++row) {
-    if (accept_token(branch, picked_[row], end_tokens_, queue_, result)) {
+    if (accept_token(branch, picked_[row], end_tokens_, queue_, result, entropies_[row])) {
       branch.own.reset();  // marks it as finished
       break;
     }

@@ -15,6 +15,7 @@ class HostLoop : public DecodeLoop {
                                       TrunkScores* scores) override;
   void run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) override;
   int64_t active() const override { return static_cast<int64_t>(active_.size()); }
+  int64_t cheap_branches() const override { return backend_->cheap_rows(); }
   int64_t used_bytes() const override { return backend_->used_bytes(); }
 
  private:
@@ -42,7 +43,8 @@ class HostLoop : public DecodeLoop {
   std::vector<ForwardRow> rows_;
   std::vector<Span> spans_;
   ForwardOutput output_;
-  std::vector<int32_t> picked_;  // per row: the next token
+  std::vector<int32_t> picked_;   // per row: the next token
+  std::vector<float> entropies_;  // per row, where wanted
 };
 
 }  // namespace cft

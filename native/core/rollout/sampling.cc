@@ -1,9 +1,13 @@
 #include "core/rollout/sampling.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
+
+#include "core/ops/cpu/kernels.h"
 
 namespace cft {
 namespace {
@@ -28,27 +32,45 @@ int32_t argmax_row(const float* logits, int64_t vocab) {
 int32_t sample_row(const float* logits, int64_t vocab, double temperature, double top_p, double uniform) {
   const double top = logits[argmax_row(logits, vocab)];
   std::vector<double> weights(vocab);
-  for (int64_t i = 0; i < vocab; ++i) weights[i] = std::exp((logits[i] - top) / temperature);
+  for (int64_t i = 0; i < vocab; ++i) weights[i] = (logits[i] - top) / temperature;
+  at::from_blob(weights.data(), {vocab}, at::kDouble).exp_();
   double total = std::accumulate(weights.begin(), weights.end(), 0.0);
 
+  double left = uniform * total;
+  if (top_p >= 1.0) {
+    for (int64_t i = 0; i < vocab; ++i) {
+      left -= weights[i];
+      if (left < 0) return static_cast<int32_t>(i);
+    }
+    return static_cast<int32_t>(vocab - 1);  // rounding used up the last of the mass
+  }
+  // A heap, for the nucleus is mostly a small part of a large vocabulary.
   std::vector<int32_t> order(vocab);
   std::iota(order.begin(), order.end(), 0);
-  if (top_p < 1.0) {
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return weights[a] != weights[b] ? weights[a] > weights[b] : a < b;
-    });
-    double kept = 0.0;
-    size_t count = 0;
-    while (count < order.size() && kept < top_p * total) kept += weights[order[count++]];
-    order.resize(std::max<size_t>(count, 1));
-    total = kept;
+  const auto later = [&](int32_t a, int32_t b) {
+    return weights[a] != weights[b] ? weights[a] < weights[b] : a > b;
+  };
+  std::make_heap(order.begin(), order.end(), later);
+  auto end = order.end();  // the nucleus stands behind it, the most probable token last
+  double kept = 0.0;
+  do {
+    std::pop_heap(order.begin(), end, later);
+    kept += weights[*--end];
+  } while (end != order.begin() && kept < top_p * total);
+  left = uniform * kept;
+  for (auto token = order.end(); token != end;) {
+    left -= weights[*--token];
+    if (left < 0) return *token;
   }
-  double left = uniform * total;
-  for (int32_t token : order) {
-    left -= weights[token];
-    if (left < 0) return token;
-  }
-  return order.back();  // rounding used up the last of the mass
+  return *end;
+}
+
+RowChoice greedy_row(const float* logits, int64_t vocab) {
+  float top;
+  const float entropy = cpu::kernels().entropy(logits, vocab, &top);
+  const float* first = std::find(logits, logits + vocab, top);
+  const bool found = first != logits + vocab && top > -INFINITY;
+  return {found ? static_cast<int32_t>(first - logits) : -1, entropy};
 }
 
 }  // namespace cft

@@ -15,4 +15,12 @@ int32_t argmax_row(const float* logits, int64_t vocab);
 // probabilities add up to at least top_p; `uniform` in [0, 1) picks it.
 int32_t sample_row(const float* logits, int64_t vocab, double temperature, double top_p, double uniform);
 
+// The largest logit's index, the first of equals, -1 where none is a number; and the entropy of
+// softmax(logits) in nats.
+struct RowChoice {
+  int32_t token = -1;
+  float entropy = 0;
+};
+RowChoice greedy_row(const float* logits, int64_t vocab);
+
 }  // namespace cft

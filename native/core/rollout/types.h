@@ -22,6 +22,7 @@ struct BranchSpec {
   double temperature = 0.0;            // 0 = greedy
   double top_p = 1.0;
   uint64_t seed = 0;
+  bool entropy = false;   // entropies of its tokens are wanted (not on CUDA)
   bool draft = false;     // greedy only: the trunk's tokens may be tried as a draft; same result
   double priority = 0.0;  // lower ones enter the batch first, equal ones in the order of submission
 };
@@ -36,7 +37,9 @@ struct StepResult {
   std::vector<BranchResult> finished;
   std::vector<int64_t> token_branches;  // tokens decoded in this call, in decoding order
   std::vector<int32_t> tokens;
+  std::vector<float> entropies;  // of the distributions before temperature, nats; NaN where not wanted
   int64_t active = 0, waiting = 0;
+  int64_t cheap_branches = 0;         // below so many active ones one more costs next to nothing
   int64_t steps = 0, rows = 0;        // forward passes and the rows in them
   int64_t drafted = 0, accepted = 0;  // draft tokens tried, and those that were right
 };

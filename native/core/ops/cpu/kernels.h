@@ -70,6 +70,9 @@ struct Kernels {
   // scores[k] := exp(scores[k] - max) for begin <= k < end and 0 for the others up to `end` rounded up to a
   // panel; returns their sum, whose order depends on the absolute k alone.
   float (*softmax)(float* scores, int64_t begin, int64_t end);
+  // Entropy in nats of softmax(logits) over n values; NaN where one of them is. `top` becomes the largest
+  // logit that is a number.
+  float (*entropy)(const float* logits, int64_t n, float* top);
 };
 
 // Those of this machine. Set CFT_CPU_KERNELS=generic|avx2|avx512 to choose (tests).

@@ -23,14 +23,6 @@ int64_t grow(std::vector<float>& buffer, int64_t count) {
   return count;
 }
 
-void linear(const Kernels& kernels, const LinearTask& task) {
-  if (task.weight->layout == WeightLayout::kBf16Tiles) {
-    bf16_tile_linear(task, bf16_tile_multiply());
-  } else {
-    kernels.linear(task);
-  }
-}
-
 }  // namespace
 
 // Rows that go through the layers together, and where they are on their way.
@@ -70,8 +62,11 @@ bool CpuBackend::reserve(KvSequence& sequence, int64_t length) {
   return static_cast<PagedSequence&>(sequence).reserve(length);
 }
 
-// One register tile of rows reads the weights as fast as one row does.
-int64_t CpuBackend::cheap_rows() const { return 2 * packed_->kernels().tile; }
+// A tile of rows reads the weights as fast as one row does.
+int64_t CpuBackend::cheap_rows() const {
+  if (packed_->head().layout == WeightLayout::kBf16Tiles) return kTileRows;
+  return 2 * packed_->kernels().tile;
+}
 
 // Sorts units (rows of one sequence) by trunk and prefix, so that tiles of a trunk see about the same of it,
 // and cuts them into lanes of about equal size.

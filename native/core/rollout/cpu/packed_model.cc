@@ -41,6 +41,14 @@ bool fits_bf16(const at::Tensor& tensor) {
 
 }  // namespace
 
+void linear(const Kernels& kernels, const LinearTask& task) {
+  if (task.weight->layout == WeightLayout::kBf16Tiles) {
+    bf16_tile_linear(task, bf16_tile_multiply());
+  } else {
+    kernels.linear(task);
+  }
+}
+
 void PackedModel::Free::operator()(void* p) const { std::free(p); }
 
 float* PackedModel::allocate(int64_t count) {

@@ -15,6 +15,9 @@ struct PackedLayer {
   const float *q_norm, *k_norm;            // (head_dim) or (heads * head_dim), null where there is none
 };
 
+// One product, by the kernel for the weight's layout.
+void linear(const Kernels& kernels, const LinearTask& task);
+
 class PackedModel {
  public:
   // tiles: bf16 products where the model is bf16 (bf16_tiles.h); otherwise fp32 arithmetic.

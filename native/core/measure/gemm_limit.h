@@ -15,9 +15,9 @@ struct GemmLimit {
 
 // Runs the fused QKV, output, gate-up and down projections of all layers and the head on `rows` rows, each
 // layer's weights once per step as decoding does, so that weights larger than the cache come from memory. The
-// threads share each product, or for a small model the rows, whichever is faster. The median step of
-// `seconds`.
-GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds = 0.5);
+// threads share each product, or for a small model the rows, whichever is faster; libtorch's products, or on
+// the CPU the engine's own (fp32 activations, or tiles), whichever are faster. The median step of `seconds`.
+GemmLimit gemm_limit(Model& model, int64_t rows, double seconds = 0.5);
 
 // The same of a training step with `rows` tokens, of which `head_rows` pass the head: each product of the
 // forward and the two of its backward. Products in fp32 (bf16 weights are widened first, which is not timed)

@@ -1,10 +1,11 @@
-#include "core/model/gemm_limit.h"
+#include "core/measure/gemm_limit.h"
 
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
 #include "core/errors.h"
+#include "core/measure/packed_products.h"
 #include "core/ops/lanes.h"
 #ifdef CFT_CUDA
 #include <c10/cuda/CUDAStream.h>
@@ -143,13 +144,20 @@ GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, 
   return {static_cast<double>(rows) / step, std::min(steps, head_steps), "at::linear, at::mm, at::addmm"};
 }
 
-GemmLimit gemm_limit(const Model& model, int64_t rows, double seconds) {
+GemmLimit gemm_limit(Model& model, int64_t rows, double seconds) {
   if (rows < 1) throw Error("ERR_CFT_BAD_OPTION", "rows: expected at least 1");
-  const GemmLimit by_operation = time_steps(model, make_lanes(model, rows, 1), rows, seconds);
+  const bool small = runs_by_lanes(model);
   const int64_t lanes = std::min<int64_t>(at::get_num_threads(), rows);
-  if (!runs_by_lanes(model) || lanes == 1) return by_operation;
-  const GemmLimit by_lanes = time_steps(model, make_lanes(model, rows, lanes), rows, seconds);
-  return by_lanes.tokens_per_second > by_operation.tokens_per_second ? by_lanes : by_operation;
+  GemmLimit best = time_steps(model, make_lanes(model, rows, 1), rows, seconds);
+  const auto also = [&](const GemmLimit& other) {
+    if (other.tokens_per_second > best.tokens_per_second) best = other;
+  };
+  if (small && lanes > 1) also(time_steps(model, make_lanes(model, rows, lanes), rows, seconds));
+  if (!model.device().is_cpu()) return best;
+  cpu::PackedProducts products(model, rows, small);
+  const Timed timed = time_work(seconds, [&] { products.step(); });
+  also({static_cast<double>(rows) / timed.seconds, timed.count, "packed panels"});
+  return best;
 }
 
 DeviceLimits device_limits(const Model& model, double seconds) {

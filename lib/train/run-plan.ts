@@ -1,0 +1,62 @@
+/** A training run's plan from its model, options and examples: the same for every start of the run. */
+import type { ModelConfig } from '../model/config.js';
+import type { NativeLoraOptions } from '../native/binding.js';
+import { loraParameters } from './adapter.js';
+import type { BatchSize } from './batch-size.js';
+import type { TrainingExample } from './examples.js';
+import { type MemorySettings, planMemory, planMicroBatch } from './memory-plan.js';
+
+/** What of a run's options it depends on, by the names that they have there. */
+export interface PlannedOptions {
+  batch: BatchSize;
+  microBatchTokens: number | 'auto';
+  gradientCheckpointing: 'auto' | 'on' | 'off';
+  moments: 'float32' | 'bfloat16';
+  masterWeights: 'float32' | 'none';
+  lora: NativeLoraOptions | undefined;
+}
+
+export interface RunPlan {
+  /** Tokens that go through the model at once. */
+  microBatchTokens: number;
+  checkpoint: boolean;
+  /** Predicted high-water mark of the process's memory while it trains; undefined on a GPU. */
+  peakBytes: number | undefined;
+}
+
+export function planRun(
+  model: { config: ModelConfig; device: string; dtype: 'float32' | 'bfloat16'; parameterCount: number },
+  options: PlannedOptions,
+  examples: readonly Pick<TrainingExample, 'tokenIds' | 'selected'>[],
+): RunPlan {
+  const { config, device, dtype, parameterCount: parameters } = model;
+  const { batch, lora, gradientCheckpointing: wanted } = options;
+  const settings: MemorySettings = {
+    config,
+    dtype,
+    parameters,
+    lora: lora && { parameters: loraParameters(config, lora) },
+  };
+  const lengths = Int32Array.from(examples, ({ tokenIds }) => tokenIds.length)
+    .sort()
+    .reverse();
+  const longest = Math.max(1, lengths[0] ?? 1);
+  const together = Math.min(batch.batchSize, batch.microBatchSequences ?? batch.batchSize);
+  const fullest = lengths.subarray(0, together).reduce((sum, length) => sum + length, 0);
+  const planned = planMicroBatch(settings, longest, device === 'cpu');
+  const microBatchTokens =
+    options.microBatchTokens === 'auto' ? planned.microBatchTokens : options.microBatchTokens;
+  const checkpoint = device === 'cpu' && (wanted === 'auto' ? planned.checkpoint : wanted === 'on');
+  const tokens = examples.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+  const selected = examples.reduce((sum, example) => sum + example.selected.length, 0);
+  const most = Math.max(longest, Math.min(microBatchTokens, fullest));
+  const { total } = planMemory({
+    ...settings,
+    microBatchTokens: most,
+    selectedTokens: Math.ceil((most * selected) / Math.max(1, tokens)),
+    checkpoint,
+    bf16Moments: options.moments === 'bfloat16',
+    masterWeights: options.masterWeights === 'float32',
+  });
+  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total : undefined };
+}
