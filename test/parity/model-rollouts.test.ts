@@ -91,6 +91,33 @@ test('rollouts: what no model could continue is refused by request and branch, b
     data,
     'request 1: expected token ids below vocab_size 96, found 96',
   );
+  const badly = (request: unknown, message: string, code = data) =>
+    refused(request as RolloutRequest, code, message);
+  await badly(null, 'request 1: expected an object, found null');
+  await badly({ ...good, tokenIds: undefined }, 'request 1: expected a list of token ids, found undefined');
+  await badly({ tokenIds: [5] }, 'request 1, branches: expected a list of branches, found undefined');
+  await badly({ ...good, branches: [null] }, 'request 1, branch 0: expected an object, found null');
+  await badly(
+    { tokenIds: new Int32Array(129), branches: [{ length: 2, maxNewTokens: 1 }] },
+    'request 1: expected at most 128 tokens (max_position_embeddings), found 129',
+  );
+  await badly(
+    { ...good, branches: [{ maxNewTokens: 1, temprature: 1 }] },
+    'unknown option "temprature" for request 1, branch 0; did you mean "temperature"?',
+    'ERR_CFT_BAD_OPTION',
+  );
+  await badly(
+    { ...good, branches: [{ maxNewTokens: 1, forcedTokens: 7 }] },
+    'request 1, branch 0, forcedTokens: expected a list of token ids, found 7',
+  );
+  const withOptions = async (options: object, message: string) =>
+    t.throwsAsync(async () => model.rollouts([good], options), { code: 'ERR_CFT_BAD_OPTION', message });
+  await withOptions({ maxBranches: 2.5 }, 'maxBranches: expected an integer of at least 1, found 2.5');
+  await withOptions({ signal: 1 }, 'signal: expected an AbortSignal, found 1');
+  await withOptions(
+    { maxConcurrency: 3 },
+    'unknown option "maxConcurrency" for rollouts; expected some of maxBranches, signal',
+  );
   await refused(branch({ length: 3 }), data, 'request 1, branch 1: expected a length from 1 to 2, found 3');
   await refused(
     branch({ forcedTokens: [-1] }),
