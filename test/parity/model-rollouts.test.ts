@@ -182,3 +182,36 @@ test('rollouts: with little memory the work waits for its turn, and the tokens a
   }
   t.true(refused > 0);
 });
+
+test('rollouts: the memory that does for one prefix and its branch does for many', async (t) => {
+  const model = await load(t, fixturePath('models/llama'));
+  const attempt = async (requests: readonly RolloutRequest[], memoryBytes: number) => {
+    const engine = model.createEngine({ maxBranches: 16, endTokenIds: new Int32Array(0), memoryBytes });
+    try {
+      return await runRollouts(engine, requests, { maxBranches: 16 });
+    } finally {
+      engine.dispose();
+    }
+  };
+  // Most of the memory is the prefixes', then the branches'.
+  for (const [prefix, maxNewTokens] of [
+    [60, 40],
+    [4, 120],
+  ] as const) {
+    const requests = Array.from({ length: 40 }, (_, i) => ({
+      tokenIds: Int32Array.from({ length: prefix }, (_, j) => (i * 7 + j * 13) % 90),
+      branches: [{ maxNewTokens }],
+    }));
+    let bytes = 16_384;
+    for (;;) {
+      try {
+        await attempt(requests.slice(0, 1), bytes);
+        break;
+      } catch (error) {
+        t.is((error as CftError).code, 'ERR_CFT_OUT_OF_MEMORY');
+        bytes = Math.ceil(bytes * 1.2);
+      }
+    }
+    t.deepEqual(await attempt(requests, bytes), await attempt(requests, 0), `${prefix} and ${maxNewTokens}`);
+  }
+});
