@@ -80,6 +80,8 @@ class EvalStage<S extends string> {
   readonly #firstDone: number;
   #tokens = 0;
   #told = 0;
+  /** Decoding has ended: a verdict that comes later belongs to no run, and the folder may be another one's. */
+  #over = false;
 
   constructor(options: EvalStageOptions<S>, emit: (event: EvalStageEvent<S>) => void) {
     this.#options = options;
@@ -164,6 +166,7 @@ class EvalStage<S extends string> {
       });
     } finally {
       engine.dispose();
+      this.#over = true;
       this.#file.flush();
     }
   }
@@ -177,6 +180,7 @@ class EvalStage<S extends string> {
     const { question } = job;
     const response = textOf(model, tokenIds);
     const { verdict, extracted } = await judge(verifier, response, question, tokenIds);
+    if (this.#over) return;
     const correct = verdict === 'correct';
     const truncated = endTokenId < 0 && stopped !== true;
     const answer = extracted === undefined ? {} : { extracted };

@@ -60,6 +60,12 @@ export function checkSampling(
   check(`${place}seed`, seed, Number.isSafeInteger(seed) && seed >= 0, 'an integer from 0 to 2^53 - 1');
 }
 
+/** @throws CftError ERR_CFT_BAD_OPTION. */
+export function checkMaxBranches(value: unknown): void {
+  const good = Number.isSafeInteger(value) && (value as number) >= 1;
+  check('maxBranches', value, good, 'an integer of at least 1');
+}
+
 const streamOptions = ['maxNewTokens', 'temperature', 'topP', 'seed', 'signal'];
 const optionNames = { stream: streamOptions, generate: [...streamOptions, 'n', 'maxBranches'] };
 
@@ -74,8 +80,7 @@ export function checkGenerateOptions(
   check('maxNewTokens', maxNewTokens, positive(maxNewTokens), 'an integer of at least 1');
   checkSampling({ temperature, topP, seed });
   check('n', n, positive(n), 'an integer of at least 1');
-  if (maxBranches !== undefined)
-    check('maxBranches', maxBranches, positive(maxBranches), 'an integer of at least 1');
+  if (maxBranches !== undefined) checkMaxBranches(maxBranches);
   checkSignal(signal);
   return { maxNewTokens, temperature, topP, n, seed, maxBranches, signal };
 }

@@ -9,9 +9,15 @@ import type {
   NativeTrainerOptions,
 } from '../native/binding.js';
 import { Run } from '../run.js';
-import { checkTokenIds, expect } from './checks.js';
+import { checkOptionNames, checkSignal, checkTokenIds, expect } from './checks.js';
 import type { ModelConfig } from './config.js';
-import { checkGenerateOptions, type GenerateOptions, type Generation, sampleSeed } from './generation.js';
+import {
+  checkGenerateOptions,
+  checkMaxBranches,
+  type GenerateOptions,
+  type Generation,
+  sampleSeed,
+} from './generation.js';
 import { sha256OfFiles } from './hash.js';
 import {
   checkRequests,
@@ -155,9 +161,13 @@ export class Model implements AsyncDisposable {
    */
   rollouts(
     requests: readonly RolloutRequest[],
-    { maxBranches, signal }: RolloutsOptions = {},
+    options: RolloutsOptions = {},
   ): Run<FinishedRollout, Rollout[][]> {
     return new Run(async (emit) => {
+      checkOptionNames(options, ['maxBranches', 'signal'], 'rollouts');
+      const { maxBranches, signal } = options;
+      checkSignal(signal);
+      if (maxBranches !== undefined) checkMaxBranches(maxBranches);
       signal?.throwIfAborted();
       checkRequests(requests, this.config);
       return this.#run(requests, branchesFor(this, maxBranches), signal, (finished) => emit(finished));

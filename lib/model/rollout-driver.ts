@@ -81,6 +81,8 @@ export class RolloutDriver {
   #cheapBranches = 0;
   #pending = 0;
   #failure: { error: unknown } | undefined;
+  /** `run` has ended; whoever made the engine may have disposed it. */
+  #ended = false;
   /** The step under way; whoever takes it hands its result on. */
   #stepping: ReturnType<NativeRolloutEngine['step']> | undefined;
   #wake: () => void = () => {};
@@ -162,7 +164,8 @@ export class RolloutDriver {
 
   /**
    * Waits for `work` beside the batch and hands its result over; at once where it is none to wait for. `run` ends when
-   * all that is tracked has ended, and fails when `work` or `then` does.
+   * all that is tracked has ended, and fails when `work` or `then` does. What ends after a `run` that failed is dropped:
+   * engine and run folder are no longer its own.
    */
   track<T>(work: () => T | Promise<T>, then: (value: T) => void): void {
     const attempt = (step: () => void): void => {
@@ -178,6 +181,7 @@ export class RolloutDriver {
       this.#pending++;
       const done = (step: () => void): void => {
         this.#pending--;
+        if (this.#ended) return;
         attempt(step);
         this.#wake();
       };
@@ -188,8 +192,9 @@ export class RolloutDriver {
     });
   }
 
-  /** Ends `run` with this error. */
+  /** Ends `run` with this error, unless it has ended. */
   fail(error: unknown): void {
+    if (this.#ended) return;
     this.#failure ??= { error };
     this.#engine.interrupt();
     this.#wake();
@@ -240,6 +245,7 @@ export class RolloutDriver {
       }
     } finally {
       this.#signal?.removeEventListener('abort', interrupt);
+      this.#ended = true;
       const stepping = this.#stepping;
       this.#stepping = undefined;
       await this.#clear(stepping);

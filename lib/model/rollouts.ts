@@ -5,7 +5,9 @@
  */
 import { CftError } from '../errors.js';
 import type { NativeRolloutEngine } from '../native/binding.js';
+import { checkOptionNames, checkTokenIds, expect } from './checks.js';
 import { checkSampling, sampleSeed } from './generation.js';
+import { isObject } from './json-file.js';
 import { type Rollout, RolloutDriver, type StopAt } from './rollout-driver.js';
 
 export type { Rollout };
@@ -47,6 +49,17 @@ export interface FinishedRollout extends Rollout, SamplePlace {
   request: number;
 }
 
+const branchFields = [
+  'length',
+  'forcedTokens',
+  'maxNewTokens',
+  'temperature',
+  'topP',
+  'seed',
+  'n',
+  'entropy',
+];
+
 /**
  * @throws CftError ERR_CFT_BAD_DATA or ERR_CFT_BAD_OPTION naming request and branch, for one that the model cannot
  *   continue.
@@ -55,33 +68,34 @@ export function checkRequests(
   requests: readonly RolloutRequest[],
   { maxPositions, vocabSize }: { maxPositions: number; vocabSize: number },
 ): void {
-  requests.forEach(({ tokenIds, branches }, i) => {
-    const fail = (place: string, expected: string, found: unknown): never => {
-      throw new CftError(
-        'ERR_CFT_BAD_DATA',
-        `request ${i}${place}: expected ${expected}, found ${String(found)}`,
-      );
-    };
-    const checkTokens = (ids: Int32Array | readonly number[], place: string): void => {
-      for (const id of ids)
-        if (!(Number.isInteger(id) && id >= 0 && id < vocabSize))
-          fail(place, `token ids below vocab_size ${vocabSize}`, id);
-    };
-    if (tokenIds.length === 0) fail('', 'at least one token', 'none');
-    checkTokens(tokenIds, '');
+  expect('ERR_CFT_BAD_DATA', 'requests', requests, Array.isArray(requests), 'a list of requests');
+  requests.forEach((request: RolloutRequest, i) => {
+    const check = (place: string, found: unknown, good: boolean, expected: string): void =>
+      expect('ERR_CFT_BAD_DATA', `request ${i}${place}`, found, good, expected);
+    check('', request, isObject(request), 'an object');
+    const { branches } = request;
+    const { length: size } = checkTokenIds(request.tokenIds, `request ${i}`, vocabSize);
+    if (size === 0)
+      throw new CftError('ERR_CFT_BAD_DATA', `request ${i}: expected at least one token, found none`);
+    check('', size, size <= maxPositions, `at most ${maxPositions} tokens (max_position_embeddings)`);
+    check(', branches', branches, Array.isArray(branches), 'a list of branches');
     branches.forEach((branch, j) => {
       const place = `, branch ${j}`;
-      const { length = tokenIds.length, forcedTokens = [], maxNewTokens, n = 1 } = branch;
-      if (!(Number.isInteger(length) && length >= 1 && length <= tokenIds.length))
-        fail(place, `a length from 1 to ${tokenIds.length}`, length);
-      checkTokens(forcedTokens, `${place}, forcedTokens`);
-      if (!(Number.isSafeInteger(maxNewTokens) && maxNewTokens >= 0))
-        fail(place, 'maxNewTokens of at least 0', maxNewTokens);
+      check(place, branch, isObject(branch), 'an object');
+      checkOptionNames(branch, branchFields, `request ${i}${place}`);
+      const { length = size, forcedTokens = [], maxNewTokens, n = 1 } = branch;
+      const fits = Number.isInteger(length) && length >= 1 && length <= size;
+      check(place, length, fits, `a length from 1 to ${size}`);
+      const forced = checkTokenIds(forcedTokens, `request ${i}${place}, forcedTokens`, vocabSize);
+      const budget = Number.isSafeInteger(maxNewTokens) && maxNewTokens >= 0;
+      check(place, maxNewTokens, budget, 'maxNewTokens of at least 0');
       // The last decoded token is never fed back.
-      const positions = length + forcedTokens.length + Math.max(0, maxNewTokens - 1);
-      if (positions > maxPositions)
-        fail(place, `at most ${maxPositions} positions (max_position_embeddings)`, positions);
-      if (!(Number.isSafeInteger(n) && n >= 1)) fail(place, 'n of at least 1', n);
+      const positions = length + forced.length + Math.max(0, maxNewTokens - 1);
+      const room = `at most ${maxPositions} positions (max_position_embeddings)`;
+      check(place, positions, positions <= maxPositions, room);
+      check(place, n, Number.isSafeInteger(n) && n >= 1 && n <= 2 ** 20, 'n from 1 to 2^20');
+      const { entropy = false } = branch;
+      check(`${place}, entropy`, entropy, typeof entropy === 'boolean', 'a boolean');
       checkSampling(branch, `request ${i}${place}: `);
     });
   });

@@ -120,16 +120,38 @@ export async function createVerifier(spec: string | Verifier): Promise<DetailedV
   return fileVerifier(spec);
 }
 
+/** The user's word, checked: a promise would be taken for "complete" at the first token. */
+function checkedCompletion(
+  completed: NonNullable<Verifier['completed']>,
+  name: string,
+): (text: string) => boolean {
+  const fail = (what: string, cause?: unknown): never => {
+    throw new CftError('ERR_CFT_VERIFIER', `verifier ${name}: completed${what}`, { cause });
+  };
+  return (text) => {
+    let result: unknown;
+    try {
+      result = completed(text);
+    } catch (error) {
+      return fail(` threw: ${error instanceof Error ? error.message : String(error)}`, error);
+    }
+    if (typeof result === 'boolean') return result;
+    return fail(`: expected true or false, found ${result === null ? 'null' : typeof result}`);
+  };
+}
+
 /**
  * What says that a response has its answer, where responses are to end there.
- * @throws CftError ERR_CFT_BAD_OPTION where the verifier does not say.
+ * @throws CftError ERR_CFT_BAD_OPTION where the verifier does not say. What is returned throws ERR_CFT_VERIFIER where
+ *   the user's code throws or answers neither true nor false.
  */
 export function completionOf(
   verifier: DetailedVerifier,
   { stopAtAnswer, verifier: name }: { stopAtAnswer: boolean; verifier: string },
 ): ((text: string) => boolean) | undefined {
   if (!stopAtAnswer) return undefined;
-  if (typeof verifier.completed === 'function') return verifier.completed;
+  const { completed } = verifier;
+  if (typeof completed === 'function') return checkedCompletion(completed, name);
   throw new CftError(
     'ERR_CFT_BAD_OPTION',
     `stopAtAnswer (--stop-at-answer): expected a verifier that says when an answer is complete, found ${name} without ` +

@@ -40,6 +40,15 @@ TEST_CASE("sampling: frequencies follow the distribution, the nucleus cuts its t
   CHECK(cft::argmax_row(logits.data(), 4) == 2);
   const float ties[3] = {1.0f, 2.0f, 2.0f};
   CHECK(cft::argmax_row(ties, 3) == 1);
+  // Damaged weights: never a token whose logit is no number.
+  const float some[4] = {NAN, 0.0f, NAN, -INFINITY}, none[2] = {NAN, NAN}, huge[2] = {INFINITY, 0.0f};
+  for (const double u : {0.0, 0.5, 0.999}) {
+    for (const double top_p : {0.5, 1.0}) {
+      CHECK(cft::sample_row(some, 4, 1.0, top_p, u) == 1);
+      CHECK(cft::sample_row(none, 2, 1.0, top_p, u) == -1);
+      CHECK(cft::sample_row(huge, 2, 1.0, top_p, u) == -1);
+    }
+  }
 }
 
 TEST_CASE("sampling: the tokens of a plain sort of the whole row; greedy_row those of argmax") {

@@ -213,6 +213,38 @@ test('a verifier that throws ends the run as failed; the next, with --resume, ke
   t.true(again < annotations.length);
 });
 
+test('verdicts that come after an abort or another failure are written nowhere and harm nobody', async (t) => {
+  const unhandled: unknown[] = [];
+  const note = (error: unknown): void => void unhandled.push(error);
+  process.on('unhandledRejection', note);
+  t.teardown(() => process.off('unhandledRejection', note));
+  const later = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 300));
+  for (const verdict of [true, false, undefined]) {
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    const trunks = new Set<string>();
+    const options = optionsFor(t, {
+      signal: controller.signal,
+      verifier: async (_, { id }) => {
+        if (!trunks.has(id)) {
+          trunks.add(id);
+          return true;
+        }
+        setImmediate(() => controller.abort(reason));
+        await later();
+        if (verdict === undefined) throw new Error('too late');
+        return verdict;
+      },
+    });
+    t.is(await t.throwsAsync(async () => annotate(options)), reason);
+    const before = snapshot(options.output);
+    await later();
+    await later();
+    t.deepEqual(snapshot(options.output), before);
+    t.deepEqual(unhandled, []);
+  }
+});
+
 test('questions may come from an async iterable and be limited', async (t) => {
   async function* source() {
     for (const question of questions) yield question;

@@ -115,6 +115,33 @@ test('rollouts: what no model could continue is refused by request and branch, b
     data,
     'request 1: expected token ids below vocab_size 96, found 96',
   );
+  const badly = (request: unknown, message: string, code = data) =>
+    refused(request as RolloutRequest, code, message);
+  await badly(null, 'request 1: expected an object, found null');
+  await badly({ ...good, tokenIds: undefined }, 'request 1: expected a list of token ids, found undefined');
+  await badly({ tokenIds: [5] }, 'request 1, branches: expected a list of branches, found undefined');
+  await badly({ ...good, branches: [null] }, 'request 1, branch 0: expected an object, found null');
+  await badly(
+    { tokenIds: new Int32Array(129), branches: [{ length: 2, maxNewTokens: 1 }] },
+    'request 1: expected at most 128 tokens (max_position_embeddings), found 129',
+  );
+  await badly(
+    { ...good, branches: [{ maxNewTokens: 1, temprature: 1 }] },
+    'unknown option "temprature" for request 1, branch 0; did you mean "temperature"?',
+    'ERR_CFT_BAD_OPTION',
+  );
+  await badly(
+    { ...good, branches: [{ maxNewTokens: 1, forcedTokens: 7 }] },
+    'request 1, branch 0, forcedTokens: expected a list of token ids, found 7',
+  );
+  const withOptions = async (options: object, message: string) =>
+    t.throwsAsync(async () => model.rollouts([good], options), { code: 'ERR_CFT_BAD_OPTION', message });
+  await withOptions({ maxBranches: 2.5 }, 'maxBranches: expected an integer of at least 1, found 2.5');
+  await withOptions({ signal: 1 }, 'signal: expected an AbortSignal, found 1');
+  await withOptions(
+    { maxConcurrency: 3 },
+    'unknown option "maxConcurrency" for rollouts; expected some of maxBranches, signal',
+  );
   await refused(branch({ length: 3 }), data, 'request 1, branch 1: expected a length from 1 to 2, found 3');
   await refused(
     branch({ forcedTokens: [-1] }),
@@ -178,4 +205,37 @@ test('rollouts: with little memory the work waits for its turn, and the tokens a
     break;
   }
   t.true(refused > 0);
+});
+
+test('rollouts: the memory that does for one prefix and its branch does for many', async (t) => {
+  const model = await load(t, fixturePath('models/llama'));
+  const attempt = async (requests: readonly RolloutRequest[], memoryBytes: number) => {
+    const engine = model.createEngine({ maxBranches: 16, endTokenIds: new Int32Array(0), memoryBytes });
+    try {
+      return await runRollouts(engine, requests, { maxBranches: 16 });
+    } finally {
+      engine.dispose();
+    }
+  };
+  // Most of the memory is the prefixes', then the branches'.
+  for (const [prefix, maxNewTokens] of [
+    [60, 40],
+    [4, 120],
+  ] as const) {
+    const requests = Array.from({ length: 40 }, (_, i) => ({
+      tokenIds: Int32Array.from({ length: prefix }, (_, j) => (i * 7 + j * 13) % 90),
+      branches: [{ maxNewTokens }],
+    }));
+    let bytes = 16_384;
+    for (;;) {
+      try {
+        await attempt(requests.slice(0, 1), bytes);
+        break;
+      } catch (error) {
+        t.is((error as CftError).code, 'ERR_CFT_OUT_OF_MEMORY');
+        bytes = Math.ceil(bytes * 1.2);
+      }
+    }
+    t.deepEqual(await attempt(requests, bytes), await attempt(requests, 0), `${prefix} and ${maxNewTokens}`);
+  }
 });

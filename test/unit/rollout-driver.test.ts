@@ -92,3 +92,51 @@ test('a trunk that nothing will give memory to is an error', async (t) => {
     { code: 'ERR_CFT_OUT_OF_MEMORY' },
   );
 });
+
+test('verdicts that come after a run has failed are dropped: its engine is gone', async (t) => {
+  class DisposedEngine extends TightEngine {
+    #disposed = false;
+    override submit(branches: NativeBranch[]): void {
+      if (this.#disposed) throw new CftError('ERR_CFT_DISPOSED', 'this rollout engine was disposed');
+      super.submit(branches);
+    }
+    override interrupt(): void {
+      if (this.#disposed) throw new CftError('ERR_CFT_DISPOSED', 'this rollout engine was disposed');
+    }
+    override dispose(): void {
+      this.#disposed = true;
+    }
+  }
+  const unhandled: unknown[] = [];
+  const note = (error: unknown): void => void unhandled.push(error);
+  process.on('unhandledRejection', note);
+  t.teardown(() => process.off('unhandledRejection', note));
+  const engine = new DisposedEngine();
+  const driver = new RolloutDriver(engine, { maxBranches: 1 });
+  let late = 0;
+  let opened = false;
+  const open = (): Promise<void> | undefined => {
+    if (opened) return undefined;
+    opened = true;
+    const after = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+    driver.track(
+      () => after(1).then(() => Promise.reject(new Error('first'))),
+      () => {},
+    );
+    driver.track(
+      () => after(20).then(() => Promise.reject(new Error('second'))),
+      () => {},
+    );
+    driver.track(
+      () => after(20),
+      () => void late++,
+    );
+    return Promise.resolve();
+  };
+  await t.throwsAsync(driver.run(open), { message: 'first' });
+  engine.dispose();
+  driver.fail(new Error('a write that failed late'));
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  t.deepEqual(unhandled, []);
+  t.is(late, 0);
+});

@@ -89,6 +89,15 @@ test('only a verifier that says when an answer is complete can stop there', asyn
   t.true(completionOf(await createVerifier(own), named('own'))!('yes!'));
   const file = completionOf(await createVerifier(fixturePath('verify/stops.mjs')), named('file'))!;
   t.true(file('is it? yes'));
+  const refused = (completed: (text: string) => unknown, message: string): void => {
+    const bad = Object.assign(() => true, { completed: completed as (text: string) => boolean });
+    const error = t.throws(() => completionOf(bad, named('bad'))!('text'), { instanceOf: CftError, message });
+    t.is((error as CftError).code, 'ERR_CFT_VERIFIER');
+  };
+  refused(() => {
+    throw new Error('boom');
+  }, 'verifier bad: completed threw: boom');
+  refused(async () => false, 'verifier bad: completed: expected true or false, found object');
 });
 
 test('a response is cut at the same token however it is looked at', (t) => {

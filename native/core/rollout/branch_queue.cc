@@ -1,5 +1,7 @@
 #include "core/rollout/branch_queue.h"
 
+#include <algorithm>
+
 #include "core/errors.h"
 
 namespace cft {
@@ -68,6 +70,13 @@ std::unordered_set<int64_t> BranchQueue::take_cancelled() {
 int64_t BranchQueue::waiting() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<int64_t>(waiting_.size());
+}
+
+int64_t BranchQueue::most_positions() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  int64_t most = 0;
+  for (const auto& [key, branch] : waiting_) most = std::max(most, branch.most_positions());
+  return most;
 }
 
 bool BranchQueue::clear() {

@@ -26,11 +26,22 @@ HostLoop::HostLoop(const Model& model, std::unique_ptr<Backend> backend, const E
       queue_(queue),
       limit_(max_branches_) {}
 
+// Whether trunks leave branches what they need: a quarter of the memory, and room for the longest of them
+// when it is alone.
+bool HostLoop::leaves_room() {
+  if (backend_->used_bytes() > backend_->budget_bytes() / 4 * 3) return false;
+  int64_t longest = queue_.most_positions();
+  for (const Branch& branch : active_) longest = std::max(longest, branch.most_positions());
+  return backend_->reserve(*backend_->create_sequence(), longest);
+}
+
 std::unique_ptr<KvSequence> HostLoop::prefill(const std::vector<int32_t>& tokens, int64_t score_from,
                                               int64_t k, TrunkScores* scores) {
   const int64_t length = static_cast<int64_t>(tokens.size());
   std::unique_ptr<KvSequence> kv = backend_->create_sequence();
-  if (!backend_->reserve(*kv, length)) {
+  const bool first = backend_->used_bytes() == 0;
+  if (!backend_->reserve(*kv, length) || (!first && !leaves_room())) {
+    kv.reset();  // not among what is in use
     throw Error("ERR_CFT_OUT_OF_MEMORY",
                 "no room for the keys and values of a trunk of " + std::to_string(length) +
                     " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()));

@@ -24,6 +24,7 @@ class HostLoop : public DecodeLoop {
     size_t branch, first_row, rows, drafts;
   };
 
+  bool leaves_room();
   void drop_cancelled();
   void admit(StepResult* result);
   void compose();

@@ -30,9 +30,12 @@ int32_t argmax_row(const float* logits, int64_t vocab) {
 }
 
 int32_t sample_row(const float* logits, int64_t vocab, double temperature, double top_p, double uniform) {
-  const double top = logits[argmax_row(logits, vocab)];
+  double top = -INFINITY;
+  for (int64_t i = 0; i < vocab; ++i) top = logits[i] > top ? logits[i] : top;  // skips what is no number
+  if (!std::isfinite(top)) return -1;
   std::vector<double> weights(vocab);
-  for (int64_t i = 0; i < vocab; ++i) weights[i] = (logits[i] - top) / temperature;
+  for (int64_t i = 0; i < vocab; ++i)
+    weights[i] = std::isnan(logits[i]) ? -INFINITY : (logits[i] - top) / temperature;
   at::from_blob(weights.data(), {vocab}, at::kDouble).exp_();
   double total = std::accumulate(weights.begin(), weights.end(), 0.0);
 

@@ -12,7 +12,8 @@ double uniform_at(uint64_t seed, uint64_t position);
 int32_t argmax_row(const float* logits, int64_t vocab);
 
 // A token from softmax(logits / temperature), cut to the smallest set of most probable tokens whose
-// probabilities add up to at least top_p; `uniform` in [0, 1) picks it.
+// probabilities add up to at least top_p; `uniform` in [0, 1) picks it. Never one whose logit is no number;
+// -1 where the largest is not finite.
 int32_t sample_row(const float* logits, int64_t vocab, double temperature, double top_p, double uniform);
 
 // The largest logit's index, the first of equals, -1 where none is a number; and the entropy of
