@@ -107,6 +107,8 @@ export interface AnnotationsMeta {
   truncated_rollouts: number;
   /** Rollouts that the waves made needless. */
   rollouts_saved: number;
+  /** Estimate, from the mean length of the rollouts; absent in files of earlier versions. */
+  saved_tokens?: number;
   /** Share of the rank-2 rollouts that were correct. */
   p2: number;
   /** Responses and recorded rollouts that were ended where their answer was complete. */

@@ -21,12 +21,13 @@ export function duration(seconds: number): string {
 /** What each technique of annotation did; empty where none did anything. */
 export function savingsText(savings: {
   rolloutsSaved: number;
+  savedTokens: number;
   acceptedTokens: number;
   stoppedRollouts: number;
   wastedTokens: number;
 }): string {
   const parts: [number, string][] = [
-    [savings.rolloutsSaved, 'rollouts saved by waves'],
+    [savings.rolloutsSaved, `rollouts (about ${count(savings.savedTokens)} tokens) saved by waves`],
     [savings.acceptedTokens, 'tokens from drafts'],
     [savings.stoppedRollouts, 'rollouts stopped at their answer'],
     [savings.wastedTokens, 'tokens of speculation wasted'],

@@ -8,7 +8,7 @@ export type AnnotateStage = 'trunks' | 'rollouts';
 /** What each technique did so far, in the whole run. */
 export type Savings = Pick<
   AnnotationSummary,
-  'rolloutsSaved' | 'acceptedTokens' | 'stoppedRollouts' | 'wastedTokens'
+  'rolloutsSaved' | 'savedTokens' | 'acceptedTokens' | 'stoppedRollouts' | 'wastedTokens'
 >;
 
 export type AnnotateEvent =

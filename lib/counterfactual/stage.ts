@@ -149,6 +149,7 @@ class AnnotationStage {
     const { model, settings, maxBranches, signal, verifier, draft = true, speculate = false } = this.#options;
     const progress = new Progress('rollouts', correct.size, this.#emit, () => ({
       rolloutsSaved: this.#totals.rolloutsSaved,
+      savedTokens: this.#totals.savedTokens,
       stoppedRollouts: this.#totals.stoppedRollouts,
       acceptedTokens: this.#journal.work.accepted_tokens,
       wastedTokens: this.#journal.work.wasted_tokens,

@@ -19,6 +19,8 @@ export interface AnnotationSummary {
   truncatedRollouts: number;
   /** Rollouts that the waves made needless. */
   rolloutsSaved: number;
+  /** Estimate: as many tokens as these rollouts would have had at the mean length of the others. */
+  savedTokens: number;
   /** Share of the rank-2 rollouts that were correct; waves save 2 / (2 - p2) with k = 3. 0 where there were none. */
   p2: number;
   /** Responses and recorded rollouts that `stopAtAnswer` ended. */
@@ -91,6 +93,10 @@ export class Totals {
   rolloutsSaved = 0;
   stoppedRollouts = 0;
 
+  get savedTokens(): number {
+    return Math.round(this.rolloutsSaved * share(this.#decodedTokens, this.rollouts));
+  }
+
   addResponse({ verdict, response_token_ids, end_token_id }: ResponseRecord): void {
     this.#responses++;
     this.#responseTokens += response_token_ids.length;
@@ -137,6 +143,7 @@ export class Totals {
       rollouts: this.rollouts,
       truncatedRollouts: this.#truncatedRollouts,
       rolloutsSaved: this.rolloutsSaved,
+      savedTokens: this.savedTokens,
       p2: share(this.#rank2Correct, this.#rank2),
       stoppedResponses: this.#stoppedResponses,
       stoppedRollouts: this.stoppedRollouts,
@@ -169,6 +176,7 @@ export function metaOf(summary: AnnotationSummary, origin: AnnotationOrigin): An
     rollouts: summary.rollouts,
     truncated_rollouts: summary.truncatedRollouts,
     rollouts_saved: summary.rolloutsSaved,
+    saved_tokens: summary.savedTokens,
     p2: summary.p2,
     stopped_responses: summary.stoppedResponses,
     stopped_rollouts: summary.stoppedRollouts,
@@ -196,6 +204,7 @@ export function summaryOf(meta: AnnotationsMeta): AnnotationSummary {
     rollouts: meta.rollouts,
     truncatedRollouts: meta.truncated_rollouts,
     rolloutsSaved: meta.rollouts_saved,
+    savedTokens: meta.saved_tokens ?? 0, // absent in files of before
     p2: meta.p2,
     stoppedResponses: meta.stopped_responses,
     stoppedRollouts: meta.stopped_rollouts,

@@ -93,7 +93,8 @@ export function checkRequests(
       const positions = length + forced.length + Math.max(0, maxNewTokens - 1);
       const room = `at most ${maxPositions} positions (max_position_embeddings)`;
       check(place, positions, positions <= maxPositions, room);
-      check(place, n, Number.isSafeInteger(n) && n >= 1 && n <= 2 ** 20, 'n from 1 to 2^20');
+      check(place, n, Number.isSafeInteger(n) && n >= 1, 'n of at least 1');
+      check(place, n, n <= 2 ** 20, 'n of at most 2^20');
       const { entropy = false } = branch;
       check(`${place}, entropy`, entropy, typeof entropy === 'boolean', 'a boolean');
       checkSampling(branch, `request ${i}${place}: `);

@@ -53,13 +53,19 @@ test('without a terminal there is a line at the start and one every five seconds
 test('progress says what each technique saved', (t) => {
   const { view, text, wait } = makeView(false);
   const narrator = new Narrator(view);
-  const savings = { rolloutsSaved: 1200, acceptedTokens: 0, stoppedRollouts: 3, wastedTokens: 40 };
+  const savings = {
+    rolloutsSaved: 1200,
+    savedTokens: 60_000,
+    acceptedTokens: 0,
+    stoppedRollouts: 3,
+    wastedTokens: 40,
+  };
   narrator.tell({ type: 'stage', stage: 'rollouts', total: 100 });
   wait(6000);
   narrator.tell({ type: 'progress', stage: 'rollouts', ...half, savings });
   t.regex(
     text(),
-    /1 min 05 s left, 1,200 rollouts saved by waves, 3 rollouts stopped at their answer, 40 tokens of speculation wasted\n$/,
+    /1 min 05 s left, 1,200 rollouts \(about 60,000 tokens\) saved by waves, 3 rollouts stopped at their answer, 40 tokens of speculation wasted\n$/,
   );
 });
 

@@ -128,6 +128,24 @@ test('resume refuses another run and names each field that differs', (t) => {
   t.is(readJson<{ status: string }>(join(path, 'run.json')).status, 'interrupted');
 });
 
+test('resume takes another --max-concurrency where labels do not depend on it: float32 on the CPU', (t) => {
+  for (const [dtype, fits] of [
+    ['float32', true],
+    ['bfloat16', false],
+  ] as const) {
+    const path = join(temporaryFolder(t), 'run');
+    {
+      using folder = RunFolder.open(path);
+      folder.begin(identity({ dtype, options: { maxConcurrency: 'auto' } }));
+      folder.end('interrupted');
+    }
+    using folder = RunFolder.open(path, { resume: true });
+    const begin = () => folder.begin(identity({ dtype, options: { maxConcurrency: 4 } }));
+    if (fits) t.notThrows(begin);
+    else t.throws(begin, { message: /maxConcurrency \(--max-concurrency\) was "auto", is 4/ });
+  }
+});
+
 test('resume takes the same run from another place', (t) => {
   const path = join(temporaryFolder(t), 'run');
   interruptedRun(path);
