@@ -4,7 +4,7 @@
  */
 import type { Span } from './extract.js';
 import { measure } from './units.js';
-import { magnitudeOf } from './words.js';
+import { isProduct, magnitudeOf } from './words.js';
 
 /** How far the words beside a number reach. */
 const reach = 60;
@@ -59,6 +59,11 @@ export function inContext(text: string, { start, end, content }: Span): string |
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
   }
   if (changedAfter.test(after) || boundAfter.test(after)) return undefined;
+  // 5x and 5ab are products, 5 m and 5 km are not.
+  const factor = /\d$/.test(content) ? (/^[A-Za-z]{1,3}(?![\p{L}'’])/u.exec(after)?.[0] ?? '') : '';
+  if (factor.length === 1 ? !/[mgshlLVWJNCF]/.test(factor) : isProduct(factor)) return undefined;
+  const inParentheses = /^\(([A-Za-z]{1,3})\s?[-+*/)]/.exec(after)?.[1] ?? '';
+  if (/\d$/.test(content) && (inParentheses.length === 1 || isProduct(inParentheses))) return undefined;
   const word = /^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '';
   // "60 / 12 = 5 dozen" has counted in dozens.
   const scale = isResult && /^dozens?$/i.test(word) ? undefined : magnitudeOf(word);

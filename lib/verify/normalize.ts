@@ -313,18 +313,22 @@ export function trimAnswer(text: string): string {
   return trimmed;
 }
 
-/** Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. */
+/**
+ * Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. Where no word
+ * has four letters it may be a formula (AB - CD, 2xy/3), and its signs count.
+ */
 export function wordKey(text: string): string | undefined {
   if (text.length > maxAnswerLength) return undefined;
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
-    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|[${}~]|\\[ ,;!]/g, ' ');
-  if (!/^\s*[^\s-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
+    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g, ' ');
+  // A backslash that is left begins a formula.
+  if (!/^\s*[^\s\\-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
     return undefined;
-  const words = plain
-    .toLowerCase()
-    .replace(/'/g, '')
-    .split(/[^\p{L}\p{M}\d]+/u)
-    .filter((word) => word !== '' && word !== 'a' && word !== 'an' && word !== 'the');
+  const lower = plain.toLowerCase().replace(/'/g, '');
+  const signsCount = !/\p{L}{4}/u.test(lower) && /[\d/&()-]|\p{L}\s*!/u.test(lower);
+  const words = (lower.match(signsCount ? /[\p{L}\p{M}\d]+|[-/!&()]/gu : /[\p{L}\p{M}\d]+/gu) ?? []).filter(
+    (word) => signsCount || (word !== 'a' && word !== 'an' && word !== 'the'),
+  );
   return words.length === 0 ? undefined : words.join(' ');
 }
