@@ -5,8 +5,9 @@
 import { spelling } from './canonical.js';
 import { equalValues, evaluate } from './evaluate.js';
 import type { Node } from './expression.js';
-import { hasVariable, identical, isSolvedBy, signOfRatio } from './identity.js';
+import { identical, isSolvedBy, signOfRatio } from './identity.js';
 import { asSet, isReals } from './intervals.js';
+import { hasVariable } from './nodes.js';
 import type { Answer } from './parse.js';
 
 /** Single letters that are units when they follow a plain number in a prediction. */

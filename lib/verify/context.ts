@@ -30,6 +30,12 @@ const alternative = new RegExp(
 );
 /** The same between formulas; "$72/6$ or $12$" gives another form of the same number. */
 const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]*\d\s*\$,?\s*(?:or|to)\s*\$?$/i;
+/** "$x = 2$ or $x = 3$" */
+const solutionBefore = /\$\s*([A-Za-z])\s*=[^$=]*\$,?\s*or\s*\$?$/;
+const isOtherSolution = (clause: string, content: string): boolean => {
+  const name = solutionBefore.exec(clause)?.[1];
+  return name !== undefined && content.trim().startsWith(name) && /^\s*[A-Za-z]\s*=/.test(content);
+};
 /** "the divisor of $3x$ and $7$": one of several formulas. */
 const severalFormulas = /\$\s*,?\s*and\s*\$?$/;
 const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
@@ -52,6 +58,7 @@ export function inContext(text: string, { start, end, content }: Span): string |
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
     if (
       alternative.test(clause) ||
+      isOtherSolution(clause, content) ||
       (!isEquation && (alternativeFormula.test(clause) || severalFormulas.test(clause)))
     )
       return undefined;
