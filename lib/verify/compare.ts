@@ -93,6 +93,13 @@ interface Name {
 }
 
 function nameOf(answer: Answer | undefined): Name | undefined {
+  // (x, y) = (1, 2)
+  if (answer?.kind === 'sequence' && answer.open === '(' && answer.close === ')') {
+    const names = answer.items.map(nameOf);
+    return names.every((name) => name?.isVariable)
+      ? { name: names.map((name) => name?.name).join(), isVariable: true }
+      : undefined;
+  }
   if (answer?.kind === 'opaque') {
     return /^[a-z ]+$/i.test(answer.text) ? { name: answer.text, isVariable: false } : undefined;
   }
@@ -192,6 +199,15 @@ function equalInAnyOrder(gold: readonly Answer[], predicted: readonly Answer[]):
   });
 }
 
+/** {1, 1, 2} has two members. */
+const distinct = (items: readonly Answer[]): readonly Answer[] =>
+  items.length > maxUnordered
+    ? items
+    : items.filter(
+        (item, index) =>
+          !items.slice(0, index).some((other) => --comparisons > 0 && compareAnswers(other, item)),
+      );
+
 function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
   if (predicted.kind !== 'sequence') return false;
   const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
@@ -199,11 +215,14 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
   // Values without their names come in the order of the names.
   if (!anyOrder && areAssignments(gold.items) && predicted.items.every(({ kind }) => kind !== 'relation'))
     return equalInOrder(gold.items, predicted.items);
-  if (!goldOrdered && !predictedOrdered) return equalInAnyOrder(gold.items, predicted.items);
+  if (!goldOrdered && !predictedOrdered) {
+    const isLonger = predicted.open === '{' && predicted.items.length > gold.items.length;
+    return equalInAnyOrder(gold.items, isLonger ? distinct(predicted.items) : predicted.items);
+  }
   // A tuple may lose its parentheses and a bare list gain some, but (1, 2) is not [1, 2) and {1, 2} is no tuple.
   const bare = gold.open === '' ? predicted.open === '(' : predicted.open === '' && gold.open === '(';
   const same = gold.open === predicted.open && gold.close === predicted.close;
-  return (bare || same) && equalInOrder(gold.items, predicted.items);
+  return (bare || same) && equalInOrder(gold.items, inOrderOfNames(predicted.items));
 }
 
 /** The question says that the order of items does not matter. */
@@ -260,6 +279,16 @@ const areAssignments = (items: readonly Answer[]): boolean => {
   return !names.includes(undefined) && new Set(names).size === items.length;
 };
 
+/** y = 1, x = 2 as (2, 1); other names than x, y, z may have another order in the question. */
+function inOrderOfNames(items: readonly Answer[]): readonly Answer[] {
+  if (!areAssignments(items)) return items;
+  const name = (item: Answer): string =>
+    item.kind === 'relation' ? (nameOf(item.sides[0])?.name ?? '') : '';
+  return items.every((item) => /^[xyz]$/.test(name(item)))
+    ? items.toSorted((a, b) => (name(a) < name(b) ? -1 : 1))
+    : items;
+}
+
 const isRelationList = (answer: Answer): boolean =>
   answer.kind === 'sequence' && answer.open === '' && answer.items.every(({ kind }) => kind === 'relation');
 
@@ -296,6 +325,8 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         b.kind === 'sequence' &&
         b.open === '{' &&
         b.items.length === 1 &&
+        // A set with the empty set in it has one member.
+        !(a.node.kind === 'symbol' && a.node.name === '\\emptyset') &&
         compareAnswers(a, b.items[0] as Answer)
       );
     case 'sequence':

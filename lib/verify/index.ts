@@ -251,7 +251,7 @@ function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boo
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
   // "The answer is yes, because ..."
-  const cut = text.search(/[,;:.(]/);
+  const cut = text.search(/[,;:.(]|\s(?:because|since)\b/);
   const start = isPhrase && gold.isWords && cut > 0 ? text.slice(0, cut) : undefined;
   return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
 }

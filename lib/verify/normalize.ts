@@ -3,7 +3,17 @@
  * backtracking. Spacing, sizes and fonts disappear; synonyms (\dfrac, \cdot, ×, −, ½, ≤ ...) become one.
  */
 
-import { ignored, matrices, plainNames, shortWords, spaces, synonyms, textual, unicode } from './symbols.js';
+import {
+  functionNames,
+  ignored,
+  matrices,
+  plainNames,
+  shortWords,
+  spaces,
+  synonyms,
+  textual,
+  unicode,
+} from './symbols.js';
 
 export interface Token {
   /** `word`: text that is no variable (units, \text{...}); `letter`: one variable. */
@@ -17,12 +27,21 @@ export interface Token {
 /** Longer answers are compared as text only. */
 export const maxAnswerLength = 4000;
 
+/** 10⁻³ as 10^{-3}, log₂ as log_{2}; a single ² is left to the table. */
+const foldScripts = (text: string): string =>
+  text
+    .replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]{2,}|[⁰⁵⁶⁷⁸⁹ⁿ]/g, (run) => `^{${mapped(run, '⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ', '0123456789+-n')}}`)
+    .replace(/[₀₁₂₃₄₅₆₇₈₉ₙ]+/g, (run) => `_{${mapped(run, '₀₁₂₃₄₅₆₇₈₉ₙ', '0123456789n')}}`);
+
+const mapped = (run: string, from: string, to: string): string =>
+  [...run].map((character) => to[from.indexOf(character)]).join('');
+
 /** Plain ASCII spellings of the symbols above; other characters stay. */
 export function foldUnicode(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the range of ASCII is meant
   if (/^[\x00-\x7f]*$/.test(text)) return text;
   let folded = '';
-  for (const character of text) folded += unicode[character] ?? character;
+  for (const character of foldScripts(text)) folded += unicode[character] ?? character;
   return folded;
 }
 
@@ -240,7 +259,10 @@ class Tokenizer {
   #textual(name: string): void {
     const content = this.#argument();
     const mathLetter = (name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content);
+    const named = content.toLowerCase();
+    const isFunction = functionNames.has(named);
     if (mathLetter) this.#push('letter', content);
+    else if (isFunction) this.#push('command', plainNames[named] as string);
     else if (name === 'operatorname' && /^[a-z]+$/.test(content)) this.#push('command', `\\${content}`);
     else {
       const inner = new Tokenizer(content, this.#thousands, true).run();
