@@ -4,11 +4,12 @@
  */
 import { spelling } from './canonical.js';
 import { equalValues, evaluate } from './evaluate.js';
-import type { Node } from './expression.js';
+import { type Node, uninterpreted } from './expression.js';
 import { identical, isSolvedBy, signOfRatio } from './identity.js';
 import { asSet, isReals } from './intervals.js';
-import { hasVariable } from './nodes.js';
+import { hasVariable, some } from './nodes.js';
 import type { Answer } from './parse.js';
+import { isNegation } from './words.js';
 
 /** Single letters that are units when they follow a plain number in a prediction. */
 const unitLetters = new Set('m g s h l L V W J N C F'.split(' '));
@@ -89,7 +90,30 @@ function equalNodes(gold: Node, predicted: Node): boolean {
 /** The name on the left of `x = 5`, or what is only a caption: `\text{Area} = ...`, `f(x) = ...`. */
 interface Name {
   name: string;
+  /** Of a variable, or of a product of them. */
+  symbols: string[];
   isVariable: boolean;
+}
+
+/** `a v` and `x x` hold `v` and `x` and are other quantities. */
+const isMultiple = (name: Name, of: Name): boolean => {
+  const rest = [...name.symbols];
+  const holds = of.symbols.every((symbol) => {
+    const at = rest.indexOf(symbol);
+    if (at >= 0) rest.splice(at, 1);
+    return at >= 0;
+  });
+  return of.symbols.length > 0 && holds && rest.length > 0;
+};
+
+function symbolsIn(node: Node): string[] {
+  const names: string[] = [];
+  some(node, (part) => {
+    if (part.kind === 'symbol') names.push(part.name);
+    else if (part.kind === 'apply') names.push(part.name);
+    return false;
+  });
+  return names;
 }
 
 function nameOf(answer: Answer | undefined): Name | undefined {
@@ -97,18 +121,22 @@ function nameOf(answer: Answer | undefined): Name | undefined {
   if (answer?.kind === 'sequence' && answer.open === '(' && answer.close === ')') {
     const names = answer.items.map(nameOf);
     return names.every((name) => name?.isVariable)
-      ? { name: names.map((name) => name?.name).join(), isVariable: true }
+      ? { name: names.map((name) => name?.name).join(), symbols: [], isVariable: true }
       : undefined;
   }
   if (answer?.kind === 'opaque') {
-    return /^[a-z ]+$/i.test(answer.text) ? { name: answer.text, isVariable: false } : undefined;
+    const isCaption = /^[a-z ]+$/i.test(answer.text) && !answer.text.split(' ').some(isNegation);
+    return isCaption ? { name: answer.text, symbols: [], isVariable: false } : undefined;
   }
   if (answer?.kind !== 'expression') return undefined;
   const { node } = answer;
-  if (node.kind === 'symbol' && evaluate(node) === undefined) return { name: node.name, isVariable: true };
+  if (node.kind === 'symbol' && evaluate(node) === undefined)
+    return { name: node.name, symbols: [node.name], isVariable: true };
   // f(x), \angle A B C, Area: a product of names.
-  const isProduct = node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol');
-  return isProduct ? { name: spelling(node), isVariable: false } : undefined;
+  const isCaption =
+    (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol')) ||
+    (node.kind === 'apply' && uninterpreted.has(node.name));
+  return isCaption ? { name: spelling(node), symbols: symbolsIn(node), isVariable: false } : undefined;
 }
 
 const isEquality = (operator: string): boolean =>
@@ -311,6 +339,12 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
   const found = resultOf(predicted);
   // x = 5 is not y = 5.
   if (expected.name?.isVariable && found.name?.isVariable && expected.name.name !== found.name.name)
+    return false;
+  if (expected.name && found.name && isMultiple(found.name, expected.name)) return false;
+  // f(4) = 5 is not f(3) = 5.
+  const isApplied = (name: Name | undefined): boolean =>
+    name?.isVariable === false && name.symbols[0] === 'f';
+  if (isApplied(expected.name) && isApplied(found.name) && expected.name?.name !== found.name?.name)
     return false;
   const a = expected.result;
   let b = found.result;

@@ -8,7 +8,14 @@ import { Random } from '../random.js';
 import { spelling } from './canonical.js';
 import { evaluate, roundTo } from './evaluate.js';
 import { type Node, uninterpreted } from './expression.js';
-import { factorialModulo, inverse, powerModulo, prime, residueOfRational } from './modular.js';
+import {
+  factorialModulo,
+  inverse,
+  powerModulo,
+  prime,
+  residueOfRational,
+  rootOfMinusOne,
+} from './modular.js';
 import {
   hasVariable,
   imaginary,
@@ -61,7 +68,7 @@ function isRationalFunction(node: Node): boolean {
     case 'number':
       return true;
     case 'symbol':
-      return node.name !== imaginary && node.name !== '\\infty';
+      return node.name !== '\\infty';
     case 'add':
       return node.terms.every(isRationalFunction);
     case 'multiply':
@@ -111,7 +118,9 @@ function residue(node: Node, point: Point<number>): number | undefined {
     case 'number':
       return residueOfRational(node.value);
     case 'symbol':
-      return point.of(node.name);
+      if (node.name !== imaginary) return point.of(node.name);
+      // What holds for i holds for -i.
+      return point.index % 2 === 0 ? rootOfMinusOne : prime - rootOfMinusOne;
     case 'add':
       return fold(node.terms, point, (a, b) => (a + b) % prime);
     case 'multiply':

@@ -1,8 +1,10 @@
 /** Arithmetic modulo a prime of 26 bits. */
 import type { Rational } from './rational.js';
 
-/** The largest below 2^26, so that products are exact in doubles. */
-export const prime = 67108859;
+/** The largest below 2^26, so that products are exact in doubles, that leaves 1 by 4, so that -1 has a root. */
+export const prime = 67108837;
+/** One of the two roots of -1, which stand for i. */
+export const rootOfMinusOne = 11846621;
 
 const modulo = (value: bigint): number => {
   const rest = Number(value % BigInt(prime));
