@@ -66,7 +66,27 @@ function isDigitsOf(gold: Node, predicted: Node): boolean {
   return digits !== undefined && predicted.decimals === 0 && digits === String(predicted.value.numerator);
 }
 
-function equalNodes(gold: Node, predicted: Node): boolean {
+/** `+ c` for the constant of integration `+ C`. */
+function withConstantOf(gold: Node, predicted: Node): Node {
+  if (gold.kind !== 'add' || predicted.kind !== 'add') return predicted;
+  const has = (node: Node, name: string): boolean =>
+    some(node, (part) => part.kind === 'symbol' && part.name === name);
+  for (const [own, other] of [
+    ['C', 'c'],
+    ['c', 'C'],
+  ] as const) {
+    const isConstant = gold.terms.some((term) => term.kind === 'symbol' && term.name === own);
+    if (!isConstant || has(gold, other) || has(predicted, own)) continue;
+    const terms = predicted.terms.map((term) =>
+      term.kind === 'symbol' && term.name === other ? { ...term, name: own } : term,
+    );
+    return { kind: 'add', terms };
+  }
+  return predicted;
+}
+
+function equalNodes(gold: Node, found: Node): boolean {
+  const predicted = withConstantOf(gold, found);
   const a = withoutPercent(gold);
   const goldValue = evaluate(a.node);
   // I(0) is no zero.

@@ -33,7 +33,7 @@ const realPoints = 10;
 /** More points, farther out, where roots, absolute values or whole parts may change their ways. */
 const widePoints = 24;
 /** Factorials of larger numbers are not computed modulo the prime. */
-const largestFactorial = 5000;
+const largestFactorial = 1000;
 /** Doubles agree to so much of their size. */
 const relativeTolerance = 1e-9;
 /** A sum so much smaller than its terms is zero, and one so much smaller has lost too many digits. */
