@@ -190,8 +190,10 @@ async function warnOf(
     }
   }
   const { samples } = options;
-  if (samples > 1 && samples < 8)
-    warn(`${samples} responses per question: pass@k for k above 1 wants at least 4 k of them`);
+  if (samples > 1) {
+    const reliable = Math.max(1, Math.floor(samples / 4));
+    warn(`${samples} responses per question: pass@k for k above ${reliable} wants at least 4 k of them`);
+  }
 }
 
 /** What is said about all sets together, into the folder. */

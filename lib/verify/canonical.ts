@@ -18,6 +18,9 @@ interface Monomial {
 
 const exactValue = (node: Node): Rational | undefined => evaluate(node)?.exact;
 
+/** In parentheses, but for names and numbers: e^{2x} is not e^2 x, and \sqrt{-x} not -\sqrt{x}. */
+const grouped = (text: string): string => (/^[\p{L}\d\\]+$/u.test(text) ? text : `(${text})`);
+
 /** Adds the powers of one factor of a product; gives up the exact coefficient where it would grow too large. */
 class Product {
   coefficient = one;
@@ -41,14 +44,16 @@ class Product {
     else if (node.kind === 'power') {
       const inner = exactValue(node.exponent);
       const total = inner && rational.multiply(inner, exponent);
-      if (total === undefined) this.#power(`${spelling(node.base)}^${spelling(node.exponent)}`, exponent);
+      if (total === undefined)
+        this.#power(`${grouped(spelling(node.base))}^${grouped(spelling(node.exponent))}`, exponent);
       // (x^2)^{1/2} is |x|, so only whole outer exponents pass through.
       else if (exponent.denominator === 1n) this.include(node.base, total);
       else this.#power(spelling(node), exponent);
     } else this.#power(spelling(node), exponent);
   }
 
-  #power(factor: string, exponent: Rational): void {
+  #power(text: string, exponent: Rational): void {
+    const factor = grouped(text);
     const total = rational.add(this.#exponents.get(factor) ?? { numerator: 0n, denominator: 1n }, exponent);
     if (total === undefined) this.#opaque.push(`${factor}^${rational.toText(exponent)}`);
     else this.#exponents.set(factor, total);

@@ -4,10 +4,12 @@
  */
 import { spelling } from './canonical.js';
 import { equalValues, evaluate } from './evaluate.js';
-import type { Node } from './expression.js';
-import { hasVariable, identical, isSolvedBy, signOfRatio } from './identity.js';
+import { type Node, uninterpreted } from './expression.js';
+import { identical, isSolvedBy, signOfRatio } from './identity.js';
 import { asSet, isReals } from './intervals.js';
+import { hasVariable, some } from './nodes.js';
 import type { Answer } from './parse.js';
+import { isNegation } from './words.js';
 
 /** Single letters that are units when they follow a plain number in a prediction. */
 const unitLetters = new Set('m g s h l L V W J N C F'.split(' '));
@@ -64,7 +66,27 @@ function isDigitsOf(gold: Node, predicted: Node): boolean {
   return digits !== undefined && predicted.decimals === 0 && digits === String(predicted.value.numerator);
 }
 
-function equalNodes(gold: Node, predicted: Node): boolean {
+/** `+ c` for the constant of integration `+ C`. */
+function withConstantOf(gold: Node, predicted: Node): Node {
+  if (gold.kind !== 'add' || predicted.kind !== 'add') return predicted;
+  const has = (node: Node, name: string): boolean =>
+    some(node, (part) => part.kind === 'symbol' && part.name === name);
+  for (const [own, other] of [
+    ['C', 'c'],
+    ['c', 'C'],
+  ] as const) {
+    const isConstant = gold.terms.some((term) => term.kind === 'symbol' && term.name === own);
+    if (!isConstant || has(gold, other) || has(predicted, own)) continue;
+    const terms = predicted.terms.map((term) =>
+      term.kind === 'symbol' && term.name === other ? { ...term, name: own } : term,
+    );
+    return { kind: 'add', terms };
+  }
+  return predicted;
+}
+
+function equalNodes(gold: Node, found: Node): boolean {
+  const predicted = withConstantOf(gold, found);
   const a = withoutPercent(gold);
   const goldValue = evaluate(a.node);
   // I(0) is no zero.
@@ -88,19 +110,53 @@ function equalNodes(gold: Node, predicted: Node): boolean {
 /** The name on the left of `x = 5`, or what is only a caption: `\text{Area} = ...`, `f(x) = ...`. */
 interface Name {
   name: string;
+  /** Of a variable, or of a product of them. */
+  symbols: string[];
   isVariable: boolean;
 }
 
+/** `a v` and `x x` hold `v` and `x` and are other quantities. */
+const isMultiple = (name: Name, of: Name): boolean => {
+  const rest = [...name.symbols];
+  const holds = of.symbols.every((symbol) => {
+    const at = rest.indexOf(symbol);
+    if (at >= 0) rest.splice(at, 1);
+    return at >= 0;
+  });
+  return of.symbols.length > 0 && holds && rest.length > 0;
+};
+
+function symbolsIn(node: Node): string[] {
+  const names: string[] = [];
+  some(node, (part) => {
+    if (part.kind === 'symbol') names.push(part.name);
+    else if (part.kind === 'apply') names.push(part.name);
+    return false;
+  });
+  return names;
+}
+
 function nameOf(answer: Answer | undefined): Name | undefined {
+  // (x, y) = (1, 2)
+  if (answer?.kind === 'sequence' && answer.open === '(' && answer.close === ')') {
+    const names = answer.items.map(nameOf);
+    return names.every((name) => name?.isVariable)
+      ? { name: names.map((name) => name?.name).join(), symbols: [], isVariable: true }
+      : undefined;
+  }
   if (answer?.kind === 'opaque') {
-    return /^[a-z ]+$/i.test(answer.text) ? { name: answer.text, isVariable: false } : undefined;
+    const isCaption = /^[a-z ]+$/i.test(answer.text) && !answer.text.split(' ').some(isNegation);
+    return isCaption ? { name: answer.text, symbols: [], isVariable: false } : undefined;
   }
   if (answer?.kind !== 'expression') return undefined;
   const { node } = answer;
-  if (node.kind === 'symbol' && evaluate(node) === undefined) return { name: node.name, isVariable: true };
+  if (node.kind === 'symbol' && evaluate(node) === undefined)
+    return { name: node.name, symbols: [node.name], isVariable: true };
   // f(x), \angle A B C, Area: a product of names.
-  const isProduct = node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol');
-  return isProduct ? { name: spelling(node), isVariable: false } : undefined;
+  const isCaption =
+    (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol')) ||
+    (node.kind === 'apply' && uninterpreted.has(node.name));
+  return isCaption ? { name: spelling(node), symbols: symbolsIn(node), isVariable: false } : undefined;
 }
 
 const isEquality = (operator: string): boolean =>
@@ -191,6 +247,15 @@ function equalInAnyOrder(gold: readonly Answer[], predicted: readonly Answer[]):
   });
 }
 
+/** {1, 1, 2} has two members. */
+const distinct = (items: readonly Answer[]): readonly Answer[] =>
+  items.length > maxUnordered
+    ? items
+    : items.filter(
+        (item, index) =>
+          !items.slice(0, index).some((other) => --comparisons > 0 && compareAnswers(other, item)),
+      );
+
 function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
   if (predicted.kind !== 'sequence') return false;
   const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
@@ -198,11 +263,14 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
   // Values without their names come in the order of the names.
   if (!anyOrder && areAssignments(gold.items) && predicted.items.every(({ kind }) => kind !== 'relation'))
     return equalInOrder(gold.items, predicted.items);
-  if (!goldOrdered && !predictedOrdered) return equalInAnyOrder(gold.items, predicted.items);
+  if (!goldOrdered && !predictedOrdered) {
+    const isLonger = predicted.open === '{' && predicted.items.length > gold.items.length;
+    return equalInAnyOrder(gold.items, isLonger ? distinct(predicted.items) : predicted.items);
+  }
   // A tuple may lose its parentheses and a bare list gain some, but (1, 2) is not [1, 2) and {1, 2} is no tuple.
   const bare = gold.open === '' ? predicted.open === '(' : predicted.open === '' && gold.open === '(';
   const same = gold.open === predicted.open && gold.close === predicted.close;
-  return (bare || same) && equalInOrder(gold.items, predicted.items);
+  return (bare || same) && equalInOrder(gold.items, inOrderOfNames(predicted.items));
 }
 
 /** The question says that the order of items does not matter. */
@@ -259,6 +327,16 @@ const areAssignments = (items: readonly Answer[]): boolean => {
   return !names.includes(undefined) && new Set(names).size === items.length;
 };
 
+/** y = 1, x = 2 as (2, 1); other names than x, y, z may have another order in the question. */
+function inOrderOfNames(items: readonly Answer[]): readonly Answer[] {
+  if (!areAssignments(items)) return items;
+  const name = (item: Answer): string =>
+    item.kind === 'relation' ? (nameOf(item.sides[0])?.name ?? '') : '';
+  return items.every((item) => /^[xyz]$/.test(name(item)))
+    ? items.toSorted((a, b) => (name(a) < name(b) ? -1 : 1))
+    : items;
+}
+
 const isRelationList = (answer: Answer): boolean =>
   answer.kind === 'sequence' && answer.open === '' && answer.items.every(({ kind }) => kind === 'relation');
 
@@ -282,6 +360,12 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
   // x = 5 is not y = 5.
   if (expected.name?.isVariable && found.name?.isVariable && expected.name.name !== found.name.name)
     return false;
+  if (expected.name && found.name && isMultiple(found.name, expected.name)) return false;
+  // f(4) = 5 is not f(3) = 5.
+  const isApplied = (name: Name | undefined): boolean =>
+    name?.isVariable === false && name.symbols[0] === 'f';
+  if (isApplied(expected.name) && isApplied(found.name) && expected.name?.name !== found.name?.name)
+    return false;
   const a = expected.result;
   let b = found.result;
   if (isReals(a) && isReals(b)) return true;
@@ -295,6 +379,8 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         b.kind === 'sequence' &&
         b.open === '{' &&
         b.items.length === 1 &&
+        // A set with the empty set in it has one member.
+        !(a.node.kind === 'symbol' && a.node.name === '\\emptyset') &&
         compareAnswers(a, b.items[0] as Answer)
       );
     case 'sequence':

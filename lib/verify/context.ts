@@ -4,7 +4,7 @@
  */
 import type { Span } from './extract.js';
 import { measure } from './units.js';
-import { magnitudeOf } from './words.js';
+import { isProduct, magnitudeOf } from './words.js';
 
 /** How far the words beside a number reach. */
 const reach = 60;
@@ -30,6 +30,12 @@ const alternative = new RegExp(
 );
 /** The same between formulas; "$72/6$ or $12$" gives another form of the same number. */
 const alternativeFormula = /(?<=[\s$(])\$?\s*[\d.,]*\d\s*\$,?\s*(?:or|to)\s*\$?$/i;
+/** "$x = 2$ or $x = 3$" */
+const solutionBefore = /\$\s*([A-Za-z])\s*=[^$=]*\$,?\s*or\s*\$?$/;
+const isOtherSolution = (clause: string, content: string): boolean => {
+  const name = solutionBefore.exec(clause)?.[1];
+  return name !== undefined && content.trim().startsWith(name) && /^\s*[A-Za-z]\s*=/.test(content);
+};
 /** "the divisor of $3x$ and $7$": one of several formulas. */
 const severalFormulas = /\$\s*,?\s*and\s*\$?$/;
 const measured = new RegExp(String.raw`\d\s*${measure}s?,?(?:\s+and)?[\s$]+$`);
@@ -52,6 +58,7 @@ export function inContext(text: string, { start, end, content }: Span): string |
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
     if (
       alternative.test(clause) ||
+      isOtherSolution(clause, content) ||
       (!isEquation && (alternativeFormula.test(clause) || severalFormulas.test(clause)))
     )
       return undefined;
@@ -59,6 +66,11 @@ export function inContext(text: string, { start, end, content }: Span): string |
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
   }
   if (changedAfter.test(after) || boundAfter.test(after)) return undefined;
+  // 5x and 5ab are products, 5 m and 5 km are not.
+  const factor = /\d$/.test(content) ? (/^[A-Za-z]{1,3}(?![\p{L}'’])/u.exec(after)?.[0] ?? '') : '';
+  if (factor.length === 1 ? !/[mgshlLVWJNCF]/.test(factor) : isProduct(factor)) return undefined;
+  const inParentheses = /^\(([A-Za-z]{1,3})\s?[-+*/)]/.exec(after)?.[1] ?? '';
+  if (/\d$/.test(content) && (inParentheses.length === 1 || isProduct(inParentheses))) return undefined;
   const word = /^\s?([A-Za-z]+)/.exec(after)?.[1] ?? '';
   // "60 / 12 = 5 dozen" has counted in dozens.
   const scale = isResult && /^dozens?$/i.test(word) ? undefined : magnitudeOf(word);

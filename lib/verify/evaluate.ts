@@ -97,6 +97,25 @@ function binomial(n: number | undefined, k: number | undefined): Value | undefin
   return exactly(rational.rational(product));
 }
 
+/** The whole number below or above; a double that is one but for its last digits is that one. */
+export function roundTo(value: number, down: boolean): number {
+  const nearest = Math.round(value);
+  if (Math.abs(value - nearest) <= 1e-12 * Math.max(1, Math.abs(value))) return nearest;
+  return down ? Math.floor(value) : Math.ceil(value);
+}
+
+function rounded({ exact, approximate }: Value, down: boolean): Value | undefined {
+  if (exact !== undefined) {
+    const { numerator, denominator } = exact;
+    const rest = ((numerator % denominator) + denominator) % denominator;
+    const floor = (numerator - rest) / denominator;
+    return exactly(rational.rational(down || rest === 0n ? floor : floor + 1n));
+  }
+  return Math.abs(approximate) < 2 ** 53
+    ? exactly(rational.rational(BigInt(roundTo(approximate, down))))
+    : undefined;
+}
+
 function apply(name: string, operands: readonly Node[]): Value | undefined {
   const last = operands.at(-1) as Node;
   const value = evaluate(last);
@@ -104,6 +123,7 @@ function apply(name: string, operands: readonly Node[]): Value | undefined {
   if (name === '!') return factorial(value);
   if (name === '\\binom') return binomial(wholeOf(evaluate(operands[0] as Node), 1000), wholeOf(value, 1000));
   if (name === '\\abs') return value.approximate < 0 ? negated(value) : value;
+  if (name === '\\floor' || name === '\\ceil') return rounded(value, name === '\\floor');
   if (name === '\\log') {
     // Without a base authors mean different ones, so there is no value.
     const base = operands.length === 2 ? evaluate(operands[0] as Node) : undefined;

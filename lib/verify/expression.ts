@@ -22,11 +22,46 @@ export type Node =
 
 const maxDepth = 64;
 export const relations = new Set(['=', '<', '>', '\\le', '\\ge', '\\ne', '\\approx', '\\in', '\\equiv']);
-const functions = new Set(
-  '\\sin \\cos \\tan \\cot \\sec \\csc \\arcsin \\arccos \\arctan \\sinh \\cosh \\tanh \\ln \\lg \\log \\exp \\abs'.split(
-    ' ',
+const names = (words: string): string[] => words.split(' ').map((word) => `\\${word}`);
+/** Functions and marks whose values are not known: equal where what they stand at is. */
+export const uninterpreted: ReadonlySet<string> = new Set([
+  ...names('det arg Re Im tr sgn gcd lcm Var Pr'),
+  ...names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
+  'f',
+]);
+const accents = new Set(
+  names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
+);
+const functions = new Set([
+  ...names(
+    'sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh ln lg log exp abs cis',
+  ),
+  ...names('det arg Re Im tr sgn gcd lcm Var Pr'),
+]);
+/** \sin^{-1} is the inverse function, by custom; \sin^{-2} a power. */
+const inverses: Record<string, string> = {
+  '\\sin': '\\arcsin',
+  '\\cos': '\\arccos',
+  '\\tan': '\\arctan',
+  '\\cot': '\\arccot',
+  '\\sec': '\\arcsec',
+  '\\csc': '\\arccsc',
+};
+/** Brackets that are functions. */
+const rounding: Record<string, [close: string, name: string]> = {
+  '\\lfloor': ['\\rfloor', '\\floor'],
+  '\\lceil': ['\\rceil', '\\ceil'],
+};
+/** What stands between two things whose order counts, and is no product: formulas with it are compared as text. */
+const infix = new Set(
+  names(
+    'rightarrow Rightarrow Longrightarrow longrightarrow implies impliedby iff Leftrightarrow leftrightarrow gets ' +
+      'Leftarrow mapsto setminus backslash subset subseteq subsetneq supset supseteq mod bmod pmod notin ni wedge vee ' +
+      'neg lnot oplus otimes prec succ perp parallel cong propto cap cup atop',
   ),
 );
+/** They end a product. */
+const closers = new Set(names('over choose rfloor rceil circ pm'));
 const whole = (value: number): Node => ({
   kind: 'number',
   value: { numerator: BigInt(value), denominator: 1n },
@@ -73,7 +108,7 @@ export class ExpressionParser {
       this.#at++;
       if (this.#is('.')) this.#at++;
     }
-    const node = this.#sum();
+    const node = this.#whole();
     if (evaluate(node) !== undefined) this.#units();
     if (this.#at < this.#tokens.length) throw unreadable;
     return isNegative ? { kind: 'negate', operand: node } : node;
@@ -96,6 +131,18 @@ export class ExpressionParser {
       isExponent = text === '^' || (isExponent && (text === '{' || text === '-'));
     }
     this.#at = this.#tokens.length;
+  }
+
+  /** A sum, or two on either side of `\over` or `\choose`. */
+  #whole(): Node {
+    const left = this.#sum();
+    if (this.#is('\\over')) {
+      this.#at++;
+      return { kind: 'divide', numerator: left, denominator: this.#sum() };
+    }
+    if (!this.#is('\\choose')) return left;
+    this.#at++;
+    return { kind: 'apply', name: '\\binom', operands: [left, this.#sum()] };
   }
 
   #sum(): Node {
@@ -157,12 +204,7 @@ export class ExpressionParser {
         next.text === '(' || next.text === '[' || next.text === '{' || (next.text === '|' && this.#bars === 0)
       );
     }
-    return (
-      !relations.has(next.text) &&
-      next.text !== '\\circ' &&
-      !next.text.startsWith('\\end') &&
-      next.text !== '\\pm'
-    );
+    return !relations.has(next.text) && !closers.has(next.text) && !next.text.startsWith('\\end');
   }
 
   #signed(): Node {
@@ -205,8 +247,11 @@ export class ExpressionParser {
       if (this.#isDenominator && (isPercent || magnitude !== undefined)) return node;
       if (this.#is('!')) node = { kind: 'apply', name: '!', operands: [node] };
       else if (isPercent) node = { kind: 'percent', operand: node };
-      else if (this.#is('\\circ')) node = { kind: 'degree', operand: node };
-      else if (magnitude !== undefined) node = multiplyNodes(node, whole(magnitude));
+      else if (this.#is('\\circ')) {
+        // f \circ g
+        if (node.kind === 'symbol' && this.#tokens[this.#at + 1]?.kind === 'letter') throw unreadable;
+        node = { kind: 'degree', operand: node };
+      } else if (magnitude !== undefined) node = multiplyNodes(node, whole(magnitude));
       else return node;
       this.#at++;
     }
@@ -218,7 +263,7 @@ export class ExpressionParser {
     this.#bars = 0;
     const isDenominator = this.#isDenominator;
     this.#isDenominator = false;
-    const node = this.#sum();
+    const node = this.#whole();
     this.#isDenominator = isDenominator;
     this.#bars = bars;
     this.#take(close);
@@ -261,6 +306,9 @@ export class ExpressionParser {
     }
     this.#at++;
     if (next.kind === 'number') return this.#subscripted(numberNode(next.text), next.text);
+    // f(2x) is no product.
+    if (next.text === 'f' && this.#is('(') && !this.#next?.spaced)
+      return { kind: 'apply', name: 'f', operands: [this.#group('(', ')')] };
     if (next.kind === 'letter') return this.#subscripted({ kind: 'symbol', name: next.text }, next.text);
     return this.#commandNode(next.text);
   }
@@ -288,15 +336,22 @@ export class ExpressionParser {
     }
     if (name === '\\binom') return { kind: 'apply', name, operands: [this.#argument(), this.#argument()] };
     if (functions.has(name)) return this.#application(name);
-    if (
-      relations.has(name) ||
-      name.includes('{') ||
-      name === '\\begin' ||
-      name === '\\cup' ||
-      name === '\\cap'
-    ) {
-      throw unreadable;
+    if (Object.hasOwn(rounding, name)) {
+      const [close, applied] = rounding[name] as [string, string];
+      this.#at--;
+      return { kind: 'apply', name: applied, operands: [this.#group(name, close)] };
     }
+    if (accents.has(name)) {
+      // Arrows have a direction: AB is not BA.
+      const start = this.#at;
+      const operand = this.#argument();
+      const text = canonicalText(this.#tokens.slice(start, this.#at));
+      const isArrow = name.endsWith('arrow');
+      return isArrow
+        ? { kind: 'symbol', name: `${name} ${text}` }
+        : this.#subscripted({ kind: 'apply', name, operands: [operand] }, `${name} ${text}`);
+    }
+    if (relations.has(name) || name.includes('{') || name === '\\begin' || infix.has(name)) throw unreadable;
     return this.#subscripted({ kind: 'symbol', name }, name);
   }
 
@@ -323,6 +378,8 @@ export class ExpressionParser {
       operand = multiplyNodes(operand, this.#power());
     }
     operands.push(operand);
+    const isInverse = exponent && Object.hasOwn(inverses, name) && evaluate(exponent)?.approximate === -1;
+    if (isInverse) return { kind: 'apply', name: inverses[name] as string, operands };
     const applied: Node = { kind: 'apply', name, operands };
     return exponent === undefined ? applied : { kind: 'power', base: applied, exponent };
   }

@@ -5,62 +5,40 @@
  */
 import { Complex } from 'complex.js';
 import { Random } from '../random.js';
-import { evaluate } from './evaluate.js';
-import type { Node } from './expression.js';
-import { type Rational, toNumber } from './rational.js';
+import { spelling } from './canonical.js';
+import { evaluate, roundTo } from './evaluate.js';
+import { type Node, uninterpreted } from './expression.js';
+import {
+  factorialModulo,
+  inverse,
+  powerModulo,
+  prime,
+  residueOfRational,
+  rootOfMinusOne,
+} from './modular.js';
+import {
+  hasVariable,
+  imaginary,
+  isAbsolute,
+  isPiecewise,
+  largestNumber,
+  some,
+  wholeExponent,
+} from './nodes.js';
+import { toNumber } from './rational.js';
 
-/** The largest below 2^26, so that products are exact in doubles. */
-const prime = 67108859;
 /** Points for rational functions, and for the others. */
 const exactPoints = 3;
 const realPoints = 10;
-/** The value of `i` among the points. */
-const imaginary = 'i';
+/** More points, farther out, where roots, absolute values or whole parts may change their ways. */
+const widePoints = 24;
+/** Factorials of larger numbers are not computed modulo the prime. */
+const largestFactorial = 1000;
 /** Doubles agree to so much of their size. */
 const relativeTolerance = 1e-9;
 /** A sum so much smaller than its terms is zero, and one so much smaller has lost too many digits. */
 const vanishing = 1e-12;
 const cancelled = 1e-6;
-
-const modulo = (value: bigint): number => {
-  const rest = Number(value % BigInt(prime));
-  return rest < 0 ? rest + prime : rest;
-};
-
-function powerModulo(base: number, exponent: bigint): number {
-  let result = 1;
-  let square = base;
-  // Fermat: the exponent counts modulo prime - 1; a base of 0 has no whole power but 0 and 1.
-  let rest = exponent === 0n ? 0 : Number(exponent % BigInt(prime - 1)) || prime - 1;
-  for (; rest > 0; rest = Math.floor(rest / 2)) {
-    if (rest % 2 === 1) result = (result * square) % prime;
-    square = (square * square) % prime;
-  }
-  return result;
-}
-
-/** By Euclid's algorithm; undefined for 0. */
-function inverse(value: number): number | undefined {
-  if (value === 0) return undefined;
-  let [a, b, x, y] = [value, prime, 1, 0];
-  while (b !== 0) {
-    const quotient = Math.floor(a / b);
-    [a, b, x, y] = [b, a - quotient * b, y, x - quotient * y];
-  }
-  return x < 0 ? x + prime : x;
-}
-
-function residueOfRational({ numerator, denominator }: Rational): number | undefined {
-  if (denominator === 1n) return modulo(numerator);
-  const below = inverse(modulo(denominator));
-  return below === undefined ? undefined : (modulo(numerator) * below) % prime;
-}
-
-/** A whole exponent; undefined for any other. */
-function wholeExponent(node: Node): bigint | undefined {
-  const exact = evaluate(node)?.exact;
-  return exact?.denominator === 1n ? exact.numerator : undefined;
-}
 
 /** Values of variables at one point, by their names: the same in every process. */
 class Point<T> {
@@ -90,48 +68,48 @@ function isRationalFunction(node: Node): boolean {
     case 'number':
       return true;
     case 'symbol':
-      return node.name !== imaginary && node.name !== '\\infty';
+      return node.name !== '\\infty';
     case 'add':
       return node.terms.every(isRationalFunction);
     case 'multiply':
       return node.factors.every(isRationalFunction);
     case 'divide':
       return isRationalFunction(node.numerator) && isRationalFunction(node.denominator);
-    case 'power':
-      return isRationalFunction(node.base) && wholeExponent(node.exponent) !== undefined;
+    case 'power': {
+      const exponent = wholeExponent(node.exponent);
+      // Beyond the prime, exponents that differ may count as the same.
+      return (
+        exponent !== undefined &&
+        exponent < prime - 1 &&
+        exponent > 1 - prime &&
+        isRationalFunction(node.base)
+      );
+    }
     case 'negate':
     case 'percent':
     case 'degree':
       return isRationalFunction(node.operand);
     case 'apply':
-      return evaluate(node)?.exact !== undefined;
+      return (
+        uninterpreted.has(node.name) ||
+        evaluate(node)?.exact !== undefined ||
+        combinatorial(node) !== undefined
+      );
   }
 }
 
-const constants = new Set(['\\pi', 'e', imaginary, '\\infty']);
+const smallWhole = (node: Node | undefined): number | undefined => {
+  const whole = node && wholeExponent(node);
+  return whole !== undefined && whole >= 0n && whole <= largestFactorial ? Number(whole) : undefined;
+};
 
-/** True where a symbol other than π, e and i is in the expression. */
-export function hasVariable(node: Node): boolean {
-  switch (node.kind) {
-    case 'number':
-      return false;
-    case 'symbol':
-      return !constants.has(node.name);
-    case 'add':
-      return node.terms.some(hasVariable);
-    case 'multiply':
-      return node.factors.some(hasVariable);
-    case 'divide':
-      return hasVariable(node.numerator) || hasVariable(node.denominator);
-    case 'power':
-      return hasVariable(node.base) || hasVariable(node.exponent);
-    case 'apply':
-      return node.operands.some(hasVariable);
-    case 'negate':
-    case 'percent':
-    case 'degree':
-      return hasVariable(node.operand);
-  }
+/** 100! or \binom{1000}{500} modulo the prime, which is larger than every factor. */
+function combinatorial({ name, operands }: Node & { kind: 'apply' }): number | undefined {
+  const [n, k] = operands.map(smallWhole);
+  if (name === '!') return n === undefined ? undefined : factorialModulo(n);
+  if (name !== '\\binom' || n === undefined || k === undefined || k > n) return undefined;
+  const below = inverse((factorialModulo(k) * factorialModulo(n - k)) % prime) as number;
+  return (factorialModulo(n) * below) % prime;
 }
 
 /** Value of a rational function at a point modulo the prime; undefined at a pole. */
@@ -140,7 +118,9 @@ function residue(node: Node, point: Point<number>): number | undefined {
     case 'number':
       return residueOfRational(node.value);
     case 'symbol':
-      return point.of(node.name);
+      if (node.name !== imaginary) return point.of(node.name);
+      // What holds for i holds for -i.
+      return point.index % 2 === 0 ? rootOfMinusOne : prime - rootOfMinusOne;
     case 'add':
       return fold(node.terms, point, (a, b) => (a + b) % prime);
     case 'multiply':
@@ -170,8 +150,9 @@ function residue(node: Node, point: Point<number>): number | undefined {
       return value === undefined ? undefined : (value * (inverse(100) as number)) % prime;
     }
     case 'apply': {
+      if (uninterpreted.has(node.name)) return point.of(spelling(node));
       const exact = evaluate(node)?.exact;
-      return exact && residueOfRational(exact);
+      return exact === undefined ? combinatorial(node) : residueOfRational(exact);
     }
   }
 }
@@ -203,6 +184,9 @@ type ComplexFunction =
   | 'asin'
   | 'acos'
   | 'atan'
+  | 'acot'
+  | 'asec'
+  | 'acsc'
   | 'sinh'
   | 'cosh'
   | 'tanh'
@@ -218,6 +202,9 @@ const complexFunctions: Record<string, ComplexFunction> = {
   '\\arcsin': 'asin',
   '\\arccos': 'acos',
   '\\arctan': 'atan',
+  '\\arccot': 'acot',
+  '\\arcsec': 'asec',
+  '\\arccsc': 'acsc',
   '\\sinh': 'sinh',
   '\\cosh': 'cosh',
   '\\tanh': 'tanh',
@@ -240,6 +227,9 @@ function gamma(x: number): number {
   const sum = lanczos.reduce((total, value, i) => (i === 0 ? value : total + value / (x - 1 + i)), 0);
   return Math.sqrt(2 * Math.PI) * t ** (x - 0.5) * Math.exp(-t) * sum;
 }
+
+/** Without a zero below zero, which would be on the other side of the cut of roots and logarithms. */
+const negated = ({ re, im }: Complex): Complex => new Complex(-re, im === 0 ? 0 : -im);
 
 /** Values of an expression in complex doubles at one point. */
 class ComplexEvaluation {
@@ -275,7 +265,7 @@ class ComplexEvaluation {
       case 'divide':
         return this.#seen(this.of(node.numerator).div(this.of(node.denominator)));
       case 'negate':
-        return this.of(node.operand).neg();
+        return negated(this.of(node.operand));
       case 'power':
         return this.#seen(this.#power(node.base, node.exponent));
       case 'percent':
@@ -314,13 +304,30 @@ class ComplexEvaluation {
     return power;
   }
 
-  #apply(name: string, operands: readonly Node[]): Complex {
+  #real(node: Node): number {
+    const { re, im } = this.of(node);
+    if (im !== 0) throw notEvaluated;
+    return re;
+  }
+
+  #apply(name: string, operands: Node[]): Complex {
     const last = operands.at(-1) as Node;
+    if (uninterpreted.has(name))
+      return new Complex(this.point.of(spelling({ kind: 'apply', name, operands })), 0);
     if (name === '\\abs') return new Complex(this.of(last).abs(), 0);
-    if (name === '!') {
+    if (name === '!') return new Complex(gamma(this.#real(last) + 1), 0);
+    if (name === '\\binom') {
+      const [n, k] = [this.#real(operands[0] as Node), this.#real(last)];
+      return new Complex(gamma(n + 1) / (gamma(k + 1) * gamma(n - k + 1)), 0);
+    }
+    if (name === '\\floor' || name === '\\ceil') {
       const { re, im } = this.of(last);
-      if (im !== 0) throw notEvaluated;
-      return new Complex(gamma(re + 1), 0);
+      if (im !== 0) this.isUsable = false;
+      return new Complex(roundTo(re, name === '\\floor'), 0);
+    }
+    if (name === '\\cis') {
+      const angle = this.of(last).mul(last.kind === 'degree' ? Math.PI / 180 : 1);
+      return angle.cos().add(angle.sin().mul(new Complex(0, 1)));
     }
     if (name === '\\log' || name === '\\lg') {
       const base =
@@ -332,7 +339,7 @@ class ComplexEvaluation {
     const method =
       operands.length === 1 && Object.hasOwn(complexFunctions, name) ? complexFunctions[name] : undefined;
     if (method === undefined) {
-      const value = evaluate({ kind: 'apply', name, operands: [...operands] });
+      const value = evaluate({ kind: 'apply', name, operands });
       if (value === undefined) throw notEvaluated;
       return new Complex(value.approximate, 0);
     }
@@ -342,11 +349,14 @@ class ComplexEvaluation {
   }
 }
 
-/** Positive values at every other point, so that roots and logarithms have real values there. */
+/**
+ * Positive values at every other point, so that roots and logarithms have real values there. `reach`: how far the points
+ * behind the usual ones go.
+ */
 const drawReal =
-  (index: number) =>
+  (index: number, reach: number) =>
   (random: Random): number => {
-    const size = 0.3 + 2.4 * random.uniform();
+    const size = index < realPoints ? 0.3 + 2.4 * random.uniform() : reach * random.uniform();
     return index % 2 === 1 && random.uniform() < 0.5 ? -size : size;
   };
 
@@ -364,7 +374,8 @@ const agree = (a: Complex, b: Complex): boolean =>
 
 /**
  * Values of two expressions at the points where both have one, at most until `differ` says so of a pair of which both
- * are real; undefined where an expression cannot be evaluated.
+ * are real; undefined where an expression cannot be evaluated, or where absolute values give `a` real values that `b`
+ * has not: \ln|x| is not \ln x.
  */
 function samplePairs(
   a: Node,
@@ -373,12 +384,16 @@ function samplePairs(
 ): [Complex, Complex][] | undefined {
   const pairs: [Complex, Complex][] = [];
   try {
-    for (let index = 0; index < realPoints; index++) {
-      const point = new Point(index, drawReal(index));
+    const isWide = some(a, isPiecewise) || some(b, isPiecewise);
+    const needsReal = isWide && some(a, isAbsolute) && !some(b, isAbsolute);
+    const reach = isWide ? 3 * Math.min(1e9, 1 + Math.max(largestNumber(a), largestNumber(b))) : 0;
+    for (let index = 0; index < realPoints + (isWide ? widePoints : 0); index++) {
+      const point = new Point(index, drawReal(index, reach));
       const left = sampleAt(a, point);
       const right = left && sampleAt(b, point);
       if (left === undefined || right === undefined) continue;
       pairs.push([left, right]);
+      if (needsReal && isReal(left) && !isReal(right)) return undefined;
       if (isReal(left) && isReal(right) && differ(left, right)) return undefined;
     }
   } catch (error) {
@@ -486,6 +501,8 @@ export function isSolvedBy(expression: Node, name: string, solution: Node): bool
         { kind: 'number', value: { numerator: BigInt(offset), denominator: 1n }, decimals: 0 },
       ],
     });
+  // \ln|x| has more values than \ln x.
+  if (some(solution, isAbsolute) && !some(expression, isAbsolute)) return false;
   if (!identical(substitute(expression, name, solution), zero)) return false;
   const [first, second] = [at(1), at(2)];
   if (identical(first, expression)) return false;

@@ -25,7 +25,7 @@ import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { shortWords } from './symbols.js';
 import { unitsContradict } from './units.js';
-import { isMeaningful, spelledNumber } from './words.js';
+import { isMeaningful, isProduct, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
 const maxTextLength = 100_000;
@@ -65,7 +65,9 @@ function withoutNote(text: string): string {
   const open = text.lastIndexOf('(');
   const isNote =
     open > 0 && /^[\p{L} .'-]{2,}$/u.test(text.slice(open + 1, -1)) && /\d\s*$/.test(text.slice(0, open));
-  return isNote ? text.slice(0, open).trim() : text;
+  // 5(xy) is a product.
+  const isProse = isNote && noteWords(text).some((word) => word.length > 1 && !isProduct(word));
+  return isProse ? text.slice(0, open).trim() : text;
 }
 
 const noteWords = (text: string): string[] => {
@@ -102,20 +104,11 @@ function ratioOf(text: string): string | undefined {
   return `${match[1]}/${match[2]}`;
 }
 
-/** Without a vowel, and words all the same. */
-const abbreviations = new Set('tv cd dvd pc dj gps pm hr hrs yr yrs mph kph rpm mr mrs'.split(' '));
-
-/** `xy`, `bc/a`, `xy - z`: variables, where a longer run of letters or one with a vowel is a word. */
+/** `xy`, `bc/a`, `xy - z`, `ad - bc`: variables, where a longer run of letters or a known one is a word. */
 function isProductOfLetters(text: string): boolean {
   if (!/^[a-z]{1,3}(?:\s*[-/]\s*[a-z]{1,3})*!?$/.test(text)) return false;
   const runs = (text.match(/[a-z]+/g) ?? []).filter((run) => run.length > 1);
-  return (
-    runs.length > 0 &&
-    runs.every(
-      (run) =>
-        /^(?:[xyz]+|[b-df-hj-np-tv-xz]+)$/.test(run) && !shortWords.has(run) && !abbreviations.has(run),
-    )
-  );
+  return runs.length > 0 && runs.every((run) => isProduct(run) && !shortWords.has(run));
 }
 
 class Gold {
@@ -183,7 +176,9 @@ class Gold {
       const ratio = read(ratioOf(text) ?? text);
       if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
     }
-    if (this.#words !== undefined && !this.isNumber && wordKey(text) === this.#words) return true;
+    // July 4, 1776; what reads as an expression is no text.
+    const isText = this.#words !== undefined && this.#reading.answer.kind !== 'expression';
+    if (isText && wordKey(text) === this.#words) return true;
     // (1,234) may be a pair as well, on either side; 1,234 alone is a list only in the same spelling.
     if (!this.#hasGroups && !hasGroups(text)) return false;
     const [gold, found] = [read(this.text, false), read(text, false)];
@@ -215,7 +210,9 @@ function goldOf(answer: string, anyOrder: boolean): { gold: Gold; letter: string
 const saysAnyOrder =
   /\bin (?:any|either|no particular) order\b|\border (?:does not|doesn['’]t|is not|isn['’]t) (?:matter|important)/i;
 
-const hasWords = (text: string): boolean => /(?<![\\\p{L}])\p{L}{2,}|\\(?:text|mathrm)/u.test(text);
+const hasWords = (text: string): boolean =>
+  /\\(?:text|mathrm)/.test(text) ||
+  (text.match(/(?<![\\\p{L}])\p{L}{2,}/gu) ?? []).some((run) => !isProduct(run));
 
 /** "The answer is the drug of option C", but not "vitamin D". */
 const namesOption = /\b(?:option|choice)\s+[(*]*[A-E]\b|\([A-E]\)/;
@@ -254,7 +251,7 @@ function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boo
   if (value !== undefined)
     return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
   // "The answer is yes, because ..."
-  const cut = text.search(/[,;:.(]/);
+  const cut = text.search(/[,;:.(]|\s(?:because|since)\b/);
   const start = isPhrase && gold.isWords && cut > 0 ? text.slice(0, cut) : undefined;
   return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
 }

@@ -3,7 +3,17 @@
  * backtracking. Spacing, sizes and fonts disappear; synonyms (\dfrac, \cdot, ×, −, ½, ≤ ...) become one.
  */
 
-import { ignored, matrices, plainNames, shortWords, spaces, synonyms, textual, unicode } from './symbols.js';
+import {
+  functionNames,
+  ignored,
+  matrices,
+  plainNames,
+  shortWords,
+  spaces,
+  synonyms,
+  textual,
+  unicode,
+} from './symbols.js';
 
 export interface Token {
   /** `word`: text that is no variable (units, \text{...}); `letter`: one variable. */
@@ -17,12 +27,21 @@ export interface Token {
 /** Longer answers are compared as text only. */
 export const maxAnswerLength = 4000;
 
+/** 10⁻³ as 10^{-3}, log₂ as log_{2}; a single ² is left to the table. */
+const foldScripts = (text: string): string =>
+  text
+    .replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]{2,}|[⁰⁵⁶⁷⁸⁹ⁿ]/g, (run) => `^{${mapped(run, '⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ', '0123456789+-n')}}`)
+    .replace(/[₀₁₂₃₄₅₆₇₈₉ₙ]+/g, (run) => `_{${mapped(run, '₀₁₂₃₄₅₆₇₈₉ₙ', '0123456789n')}}`);
+
+const mapped = (run: string, from: string, to: string): string =>
+  [...run].map((character) => to[from.indexOf(character)]).join('');
+
 /** Plain ASCII spellings of the symbols above; other characters stay. */
 export function foldUnicode(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the range of ASCII is meant
   if (/^[\x00-\x7f]*$/.test(text)) return text;
   let folded = '';
-  for (const character of text) folded += unicode[character] ?? character;
+  for (const character of foldScripts(text)) folded += unicode[character] ?? character;
   return folded;
 }
 
@@ -240,7 +259,10 @@ class Tokenizer {
   #textual(name: string): void {
     const content = this.#argument();
     const mathLetter = (name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content);
+    const named = content.toLowerCase();
+    const isFunction = functionNames.has(named);
     if (mathLetter) this.#push('letter', content);
+    else if (isFunction) this.#push('command', plainNames[named] as string);
     else if (name === 'operatorname' && /^[a-z]+$/.test(content)) this.#push('command', `\\${content}`);
     else {
       const inner = new Tokenizer(content, this.#thousands, true).run();
@@ -313,18 +335,22 @@ export function trimAnswer(text: string): string {
   return trimmed;
 }
 
-/** Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. */
+/**
+ * Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. Where no word
+ * has four letters it may be a formula (AB - CD, 2xy/3), and its signs count.
+ */
 export function wordKey(text: string): string | undefined {
   if (text.length > maxAnswerLength) return undefined;
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
-    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|[${}~]|\\[ ,;!]/g, ' ');
-  if (!/^\s*[^\s-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
+    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g, ' ');
+  // A backslash that is left begins a formula.
+  if (!/^\s*[^\s\\-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
     return undefined;
-  const words = plain
-    .toLowerCase()
-    .replace(/'/g, '')
-    .split(/[^\p{L}\p{M}\d]+/u)
-    .filter((word) => word !== '' && word !== 'a' && word !== 'an' && word !== 'the');
+  const lower = plain.toLowerCase().replace(/'/g, '');
+  const signsCount = !/\p{L}{4}/u.test(lower) && /[\d/&()-]|\p{L}\s*!/u.test(lower);
+  const words = (lower.match(signsCount ? /[\p{L}\p{M}\d]+|[-/!&()]/gu : /[\p{L}\p{M}\d]+/gu) ?? []).filter(
+    (word) => signsCount || (word !== 'a' && word !== 'an' && word !== 'the'),
+  );
   return words.length === 0 ? undefined : words.join(' ');
 }

@@ -84,6 +84,26 @@ function sequence(open: string, close: string, items: Token[][], depth: number):
   return { kind: 'sequence', open, close, items: items.map((item) => parseAnswer(item, depth + 1)) };
 }
 
+/** `\frac{1}{2}\begin{pmatrix} ... \end{pmatrix}`, `-\begin{...`: the matrix times a number. */
+function scaledMatrix(tokens: readonly Token[], depth: number): Answer | undefined {
+  const begin = tokens.findIndex(({ kind, text }) => kind === 'command' && text === '\\begin');
+  const start = /^[([]$/.test(tokens[begin - 1]?.text ?? '') ? begin - 1 : begin;
+  if (start <= 0 || !isEnclosed(tokens.slice(start))) return undefined;
+  const sign = start === 1 && tokens[0]?.text === '-';
+  const before = tokens[start - 1]?.text === '*' ? tokens.slice(0, start - 1) : tokens.slice(0, start);
+  const one: Token = { kind: 'number', text: '1', spaced: false };
+  const factor = parseAnswer(sign ? [...before, one] : before, depth + 1);
+  const matrix = parseAnswer(tokens.slice(start), depth + 1);
+  if (factor.kind !== 'expression' || matrix.kind !== 'matrix') return undefined;
+  const cells = matrix.rows.flat();
+  if (!cells.every((cell) => cell.kind === 'expression')) return undefined;
+  const times = (cell: Answer): Answer =>
+    cell.kind === 'expression'
+      ? { kind: 'expression', node: { kind: 'multiply', factors: [factor.node, cell.node] } }
+      : cell;
+  return { kind: 'matrix', rows: matrix.rows.map((row) => row.map(times)) };
+}
+
 /** Reads an answer; never throws. */
 export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
   const opaque: Answer = { kind: 'opaque', text: canonicalText(tokens) };
@@ -119,11 +139,14 @@ export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
       return sequence(open.slice(-1), close.slice(-1), parts.flatMap(expandPlusMinus), depth);
     }
   }
-  // (x = 3), (no solution), a matrix in parentheses
-  if (tokens[0]?.text === '(' && isEnclosed(tokens)) {
+  // (x = 3), (no solution), a matrix in parentheses or brackets
+  if ((tokens[0]?.text === '(' || tokens[0]?.text === '[') && isEnclosed(tokens)) {
     const inner = parseAnswer(tokens.slice(1, -1), depth + 1);
-    if (inner.kind !== 'expression' && inner.kind !== 'sequence') return inner;
+    if (inner.kind === 'matrix') return inner;
+    if (tokens[0].text === '(' && inner.kind !== 'expression' && inner.kind !== 'sequence') return inner;
   }
+  const scaled = scaledMatrix(tokens, depth);
+  if (scaled !== undefined) return scaled;
   try {
     // A copy: \frac12 splits a token in place.
     return { kind: 'expression', node: new ExpressionParser([...tokens]).run() };

@@ -14,6 +14,9 @@ interface Piece {
   end: number;
 }
 
+/** Single letters that are units after a number (docs/verifier.md). */
+const unitLetters = /^[mgshlLVWJNCF]$/;
+
 /** Longer phrases say more than an answer. */
 const maxPhraseLength = 400;
 
@@ -116,6 +119,18 @@ const isSign = (piece: Piece | undefined): boolean =>
 const isCurrency = (piece: Piece | undefined): boolean =>
   piece !== undefined && /^[$€£¥₹:=]$/.test(piece.text);
 
+const isLetter = (piece: Piece | undefined): boolean => piece !== undefined && /^\p{L}$/u.test(piece.text);
+/** A word that is no product of letters. */
+const isProse = (piece: Piece | undefined): boolean =>
+  piece?.kind === 'word' && !isLetter(piece) && !words.isProduct(piece.text);
+
+/** The `i` of `i\sqrt{3}` and the `a` of `a\sqrt{3}` are no words; the `a` of "a 20% discount" is one. */
+function isFactor(list: readonly Piece[], at: number): boolean {
+  const [piece, next] = [list[at] as Piece, list[at + 1]];
+  if (!/^[ai]$/.test(piece.text) || (next?.kind !== 'value' && !isSign(next))) return false;
+  return piece.text === 'i' || piece.end === next?.start || !list.some(isProse);
+}
+
 /** Index of the value that fillers lead to from `at`; undefined where another word or mark comes first. */
 function valueAfterFillers(list: readonly Piece[], at: number): number | undefined {
   for (let index = at; index < list.length; index++) {
@@ -123,6 +138,7 @@ function valueAfterFillers(list: readonly Piece[], at: number): number | undefin
     if (piece.kind === 'value') return index;
     if (isSign(piece) && list[index + 1]?.kind === 'value') return index + 1;
     if (isSign(piece) && isCurrency(list[index + 1]) && list[index + 2]?.kind === 'value') return index + 2;
+    if (isFactor(list, index)) return undefined;
     // "x = 5"
     if (/^\p{L}$/u.test(piece.text) && list[index + 1]?.text === '=') continue;
     const isEmphasis = /^[*_"“,]$/.test(piece.text);
@@ -178,6 +194,9 @@ function isHarmlessNote(note: readonly Piece[], value: string): boolean {
   if (note.length === 0 || contrastStart(note, 0) || isWord(note[0], words.explanations)) return true;
   const values = note.filter(({ kind }) => kind === 'value');
   if (values.length > 0) return note.length === 1 && note[0]?.text === value;
+  // 5(x + y) is a product.
+  if (!note.some(isProse) || note.some(({ kind, text }) => kind === 'mark' && !/^[-,.;:'"“”/&]$/.test(text)))
+    return false;
   return !note.some(({ kind, text }) => kind === 'word' && words.isMeaningful(text));
 }
 
@@ -198,9 +217,13 @@ function restIsHarmless(list: readonly Piece[], at: number, value: string): bool
     } else if (text === '^' && sawUnit && list[index + 1]?.kind === 'value') index++;
     else if (kind === 'mark') {
       if (!/^[,.:;/'"“”*_)\]-]$/.test(text)) return false;
+      // "5 - a" and "5/a" compute; "5 m/s" has a unit, "5-inch" is one.
+      if (!sawUnit && /^[-*/_]$/.test(text) && isLetter(list[index + 1])) return false;
     } else if (kind === 'word') {
-      if (words.isMeaningful(text)) return false;
-      if (/^\p{L}$/u.test(text) && !/^[amgshldL]$/.test(text)) return false;
+      if (words.isMeaningful(text) || words.isProduct(text)) return false;
+      // "5 a day"
+      const isArticle = text === 'a' && isProse(list[index + 1]);
+      if (isLetter(list[index]) && !isArticle && !unitLetters.test(text)) return false;
       if (words.prepositions.has(text) && (sawUnit ? true : !(isPart || text === 'in'))) {
         const number = valueAfterFillers(list, index + 1);
         if (number !== undefined) index = number;

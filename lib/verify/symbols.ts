@@ -58,6 +58,10 @@ export const unicode: Record<string, string> = {
   '²': '^2',
   '³': '^3',
   '⁴': '^4',
+  '⌊': '\\lfloor ',
+  '⌋': '\\rfloor ',
+  '⌈': '\\lceil ',
+  '⌉': '\\rceil ',
   '¹': '^1',
   '％': '%',
   '，': ',',
@@ -178,7 +182,18 @@ export const plainNames: Record<string, string> = {
   cdot: '*',
   abs: '\\abs',
   exp: '\\exp',
+  arcsin: '\\arcsin',
+  arccos: '\\arccos',
+  arctan: '\\arctan',
+  sinh: '\\sinh',
+  cosh: '\\cosh',
+  tanh: '\\tanh',
+  cis: '\\cis',
 };
+/** Those of them that \text{} and \mathrm{} hold as well. */
+export const functionNames = new Set(
+  'sin cos tan log ln exp arcsin arccos arctan sinh cosh tanh cis pi infinity'.split(' '),
+);
 /** Short letter runs that are units or words where they follow a number or a word; elsewhere they are products. */
 export const shortWords = new Set(
   `cm mm km dm nm ft in yd mi kg mg lb lbs oz ml mL dL kL cc hr hrs min sec ms mph kph rpm kW MW Hz kHz MHz GHz eV keV
@@ -186,12 +201,4 @@ export const shortWords = new Set(
   way day`.split(/\s+/),
 );
 /** Environments that hold rows and columns. */
-export const matrices = new Set([
-  'pmatrix',
-  'bmatrix',
-  'Bmatrix',
-  'vmatrix',
-  'matrix',
-  'smallmatrix',
-  'array',
-]);
+export const matrices = new Set(['pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'smallmatrix', 'array']);

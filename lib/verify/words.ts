@@ -81,6 +81,21 @@ export const explanations = set('because since as which where given when assumin
 /** Prepositions after which another number belongs to the unit: "6 of the 12 apples", "15 gallons in 30 days". */
 export const prepositions = set('of in for per each every after on at during');
 
+/** Short runs of letters that are words, or units and abbreviations without a vowel. */
+const shortRuns = set(
+  `ah al am an as at aw ax be by do ed eh em en ex go ha he hi id if in is it la ma me mi mu my no of oh ok on or ox
+  oz pa pi re so ta ti to up us we ye yo
+  tv cd dvd pc dj gps pm hr hrs yr yrs mph kph rpm mr mrs
+  bps bpm cal db fps ft gb gw kb kcal kj km kmh kn kph kv kw kwh lb lbs mb mg ml mm mpg mv mw nc nm pcs pct pf ppm psi pt pts
+  px qt rs sq tb th tsp wk wks yd yds cm kg hz khz mhz ghz ms ns kpa mpa gpa nf uf mj kev mev gev std vs mol`,
+);
+
+/** `xy`, `ab`, `abc`, `kx`: a run of two or three lower-case letters that is a product of variables, no word. */
+export const isProduct = (run: string): boolean =>
+  !shortRuns.has(run) &&
+  (/^(?:[xyz]{2,3}|[b-df-hj-np-tv-xz]{2,3}|[a-z]{2})$/.test(run) ||
+    (/^[abc]{3}$/.test(run) && run !== 'cab'));
+
 const ones =
   `zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
   seventeen eighteen nineteen`.split(/\s+/);
