@@ -81,8 +81,7 @@ export async function annotationStageOptions({
     maxBranches,
     // The engine drafts where it has rows to spare; --no-draft forbids it.
     draft: draft ?? true,
-    speculate:
-      process.env.CFT_SPEC === '1' || (process.env.CFT_SPEC === undefined && speculates(model.device)),
+    speculate: speculates(model.device),
     completed: completionOf(verifier, options),
     file: (name) => folder.file(name),
     origin: {

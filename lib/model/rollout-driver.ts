@@ -77,8 +77,6 @@ export class RolloutDriver {
   readonly #trunks = new Set<number>();
   #nextId = 0;
   #watched = 0;
-  /** As the engine said at its last step. */
-  #cheapBranches = 0;
   #pending = 0;
   #failure: { error: unknown } | undefined;
   /** `run` has ended; whoever made the engine may have disposed it. */
@@ -204,7 +202,7 @@ export class RolloutDriver {
    * Works until nothing is left: neither branches nor tracked work, and `open` has no more.
    * @param open called while fewer than twice the slots are queued: opens one more piece of work and resolves, or
    *   returns undefined where there is none (for now). Each piece holds memory, so no more are opened than needed.
-   * @param idle called before a step in which more branches would cost next to nothing, with how many.
+   * @param idle called before a step that leaves slots empty, with their number.
    * @throws what failed; the signal's reason once it is aborted. The engine is then left without branches and trunks.
    */
   async run(open: () => Promise<void> | undefined, idle: (slots: number) => void = () => {}): Promise<void> {
@@ -227,8 +225,7 @@ export class RolloutDriver {
             await opening;
             continue;
           }
-          const room = Math.min(this.maxBranches, this.#cheapBranches) - this.#live.size;
-          if (room > 0) idle(room);
+          if (this.#live.size < this.maxBranches) idle(this.maxBranches - this.#live.size);
         }
         const stepping = this.#stepping;
         if (stepping === undefined) {
@@ -270,7 +267,6 @@ export class RolloutDriver {
   }
 
   #receive({ finished, tokens, ...counts }: NativeStepResult): void {
-    this.#cheapBranches = counts.cheapBranches ?? this.maxBranches;
     this.counters.decodedTokens += counts.decodedTokens;
     this.counters.draftedTokens += counts.draftedTokens ?? 0;
     this.counters.acceptedTokens += counts.acceptedTokens ?? 0;

@@ -199,8 +199,6 @@ export interface NativeStepResult {
   /** Branches in the batch and branches that wait, after this call. */
   active: number;
   waiting: number;
-  /** With fewer active branches than this one more costs a step next to nothing. */
-  cheapBranches?: number;
   /** Tokens decoded by this call, end tokens excluded. */
   decodedTokens: number;
   /** Counters of this call: draft tokens tried and accepted, rows through the model, decode steps. */

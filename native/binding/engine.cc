@@ -37,7 +37,6 @@ Napi::Value step_result(Napi::Env env, StepResult& step) {
   result.Set("tokens", tokens);
   result.Set("active", static_cast<double>(step.active));
   result.Set("waiting", static_cast<double>(step.waiting));
-  result.Set("cheapBranches", static_cast<double>(step.cheap_branches));
   result.Set("decodedTokens", static_cast<double>(step.tokens.size()));
   result.Set("steps", static_cast<double>(step.steps));
   result.Set("forwardRows", static_cast<double>(step.rows));

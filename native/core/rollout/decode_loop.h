@@ -28,8 +28,6 @@ class DecodeLoop {
   virtual void run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) = 0;
 
   virtual int64_t active() const = 0;
-  // Below so many active branches one more costs a step next to nothing.
-  virtual int64_t cheap_branches() const = 0;
   virtual int64_t used_bytes() const = 0;  // of keys and values
 };
 

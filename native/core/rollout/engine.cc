@@ -135,7 +135,6 @@ StepResult RolloutEngine::step(int64_t max_steps) {
   if (loop_ || queue_.waiting() > 0) loop().run(max_steps, interrupted_, &result);
   interrupted_ = false;  // consumed here, not at the start: an interrupt that comes early must not be lost
   result.active = loop_ ? loop_->active() : 0;
-  result.cheap_branches = loop_ ? loop_->cheap_branches() : 0;
   result.waiting = queue_.waiting();
   return result;
 }

@@ -15,7 +15,6 @@ class HostLoop : public DecodeLoop {
                                       TrunkScores* scores) override;
   void run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) override;
   int64_t active() const override { return static_cast<int64_t>(active_.size()); }
-  int64_t cheap_branches() const override { return backend_->cheap_rows(); }
   int64_t used_bytes() const override { return backend_->used_bytes(); }
 
  private:

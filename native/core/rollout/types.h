@@ -39,7 +39,6 @@ struct StepResult {
   std::vector<int32_t> tokens;
   std::vector<float> entropies;  // of the distributions before temperature, nats; NaN where not wanted
   int64_t active = 0, waiting = 0;
-  int64_t cheap_branches = 0;         // below so many active ones one more costs next to nothing
   int64_t steps = 0, rows = 0;        // forward passes and the rows in them
   int64_t drafted = 0, accepted = 0;  // draft tokens tried, and those that were right
 };

@@ -49,7 +49,6 @@ class DeviceLoop : public DecodeLoop {
                                       TrunkScores* scores) override;
   void run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) override;
   int64_t active() const override;
-  int64_t cheap_branches() const override { return most_slots_; }
   int64_t used_bytes() const override { return (pool_.positions() + arena_.positions()) * position_bytes_; }
 
  private:
