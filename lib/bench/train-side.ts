@@ -46,7 +46,7 @@ async function train(model: Model, job: TrainJob): Promise<TrainReply> {
     lora: undefined,
   };
   const longest = Math.max(...examples.map(({ tokenIds }) => tokenIds.length));
-  const { microBatchTokens } = planMicroBatch(settings, longest);
+  const { microBatchTokens } = planMicroBatch(settings, longest, model.device === 'cpu');
   const reply: TrainReply = { type: 'result', step_seconds: [], losses: [] };
   for (const [step, members] of job.steps.entries()) {
     const start = performance.now();
