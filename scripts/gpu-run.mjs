@@ -1,6 +1,6 @@
 // Second half of the GPU run (see gpu-run.sh): build, C++ tests, memory checks, parity on CUDA, benchmarks. Each step adds a
-// line to <out>/run.jsonl and a log; the benchmarks' rows go to <out>/bench.jsonl and, those of rollouts, to
-// <out>/rollouts.jsonl. A step that fails does not stop the next, save the build.
+// line to <out>/run.jsonl and a log; the benchmarks' rows go to <out>/bench.jsonl and, those of rollouts and of training, to
+// <out>/rollouts.jsonl and <out>/train.jsonl. A step that fails does not stop the next, save the build.
 import { spawnSync } from 'node:child_process';
 import { appendFileSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -111,5 +111,30 @@ await run(async () => {
     for (const rows of batches)
       rollouts(`rollouts-${shape}-${rows}`, [...common, '--repeats', '2', '--max-concurrency', String(rows)]);
   }
+  // The trainer, beside TRL and transformers where that machine's python3 has them.
+  for (const name of ['random-135m-8', 'random-135m-50'])
+    for (const dtype of ['float32', 'bfloat16'])
+      step(
+        `train-${name}-${dtype}`,
+        node,
+        [
+          'dist/cli/main.js',
+          'bench',
+          'train',
+          '--device',
+          'cuda',
+          '--dtype',
+          dtype,
+          '--case',
+          name,
+          '--peer',
+          'trl,transformers',
+          '--repeats',
+          '3',
+          '--results',
+          join(out, 'train.jsonl'),
+        ],
+        env,
+      );
   if (failures > 0) throw new SetupError(`${failures} steps failed; their logs are in ${out}`);
 });

@@ -247,9 +247,9 @@ export interface NativeTrainerOptions {
   maxGradNorm: number;
   /** For LoRA's initialisation and dropout, and for stochastic rounding. */
   seed: number;
-  /** Moments in bf16, rounded stochastically (CPU only); default false. */
+  /** Moments in bf16, rounded stochastically; default false. */
   bf16Moments?: boolean;
-  /** Keep the layers' inputs alone and run each layer again in the backward (CPU); default false. */
+  /** Keep the layers' inputs alone and run each layer again in the backward; default false. */
   checkpoint?: boolean;
 }
 

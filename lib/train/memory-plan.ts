@@ -118,24 +118,45 @@ export function planMemory(request: MemoryRequest): MemoryPlan {
 const fewestTokens = 512;
 const mostTokens = 4096;
 
+/** What a GPU gives activations and logits; a batch that does not fit all the same is run in parts. */
+const gpuBytes = 16e9;
+
+/** Logits of a chunk of selected positions at most, on a GPU (native/core/train/loss.cc): rows, and values. */
+const gpuChunk = { rows: 1024, logits: 2 ** 26 };
+
+/**
+ * Bytes per token that autograd keeps on a GPU, counted, not measured: per layer its input, the two normed ones and the sum
+ * between attention and MLP; queries and attention's output twice, keys and values as often (fp32 spreads them over the
+ * query heads); gate, up and their product.
+ */
+function gpuBytesPerToken({ config, dtype }: MemorySettings, checkpoint: boolean): number {
+  const { layers, hiddenSize, intermediateSize, heads, headDim } = config;
+  const layer = 6 * hiddenSize + 5 * heads * headDim + 3 * intermediateSize;
+  const values = checkpoint ? layers * hiddenSize + layer : layers * layer;
+  return (dtype === 'bfloat16' ? 2 : 4) * values;
+}
+
 /**
  * Tokens per micro-batch: as many as keep the activations below a fifth of what weights and optimizer take anyway, or
- * 300 MB, within bounds. Depends on model, settings and the longest sequence alone, so that a resumed run packs alike.
- * Checkpointing where a single sequence needs more than all the rest.
+ * 300 MB, within bounds. Depends on model, settings and the longest sequence alone, so that a resumed run packs alike
+ * whatever it says about checkpointing. That is done, where it is left to us, if a single sequence needs more than all the
+ * rest.
  */
 export function planMicroBatch(
   settings: MemorySettings,
   longestSequence: number,
   onCpu = true,
+  checkpointing: 'auto' | 'on' | 'off' = 'auto',
 ): { microBatchTokens: number; checkpoint: boolean } {
-  const { config } = settings;
+  const { vocabSize } = settings.config;
+  const choose = (needed: boolean): boolean => (checkpointing === 'auto' ? needed : checkpointing === 'on');
   if (!onCpu) {
-    // Autograd keeps about 16 rows of the hidden and 5 of the intermediate size per token and layer, fp32.
-    const perToken = 4 * config.layers * (16 * config.hiddenSize + 5 * config.intermediateSize);
-    return {
-      microBatchTokens: Math.max(256, Math.min(16_384, Math.floor(16e9 / perToken))),
-      checkpoint: false,
-    };
+    // fp32 logits, and their gradients in the model's dtype.
+    const logits = Math.min(gpuChunk.rows * vocabSize, gpuChunk.logits);
+    const left = gpuBytes - logits * (settings.dtype === 'bfloat16' ? 6 : 4);
+    const needed = longestSequence * gpuBytesPerToken(settings, false) > left;
+    const fitting = Math.floor(left / gpuBytesPerToken(settings, needed));
+    return { microBatchTokens: Math.max(256, Math.min(16_384, fitting)), checkpoint: choose(needed) };
   }
   const common = { ...settings, selectedTokens: 0, bf16Moments: false, masterWeights: true };
   const one = planMemory({ ...common, microBatchTokens: 1, checkpoint: false });
@@ -143,7 +164,10 @@ export function planMicroBatch(
   const tokensWithin = (bytes: number, checkpoint: boolean): number =>
     Math.floor(bytes / planMemory({ ...common, microBatchTokens: 1, checkpoint }).activations);
   const most = Math.max(fixed + 1e9, 2e9);
-  const checkpoint = longestSequence > tokensWithin(most, false);
-  const wanted = tokensWithin(Math.max(fixed / 5, 300e6), checkpoint);
-  return { microBatchTokens: Math.max(fewestTokens, Math.min(mostTokens, wanted)), checkpoint };
+  const needed = longestSequence > tokensWithin(most, false);
+  const wanted = tokensWithin(Math.max(fixed / 5, 300e6), needed);
+  return {
+    microBatchTokens: Math.max(fewestTokens, Math.min(mostTokens, wanted)),
+    checkpoint: choose(needed),
+  };
 }

@@ -30,7 +30,7 @@ export function planRun(
   examples: readonly Pick<TrainingExample, 'tokenIds' | 'selected'>[],
 ): RunPlan {
   const { config, device, dtype, parameterCount: parameters } = model;
-  const { batch, lora, gradientCheckpointing: wanted } = options;
+  const { batch, lora } = options;
   const settings: MemorySettings = {
     config,
     dtype,
@@ -43,10 +43,10 @@ export function planRun(
   const longest = Math.max(1, lengths[0] ?? 1);
   const together = Math.min(batch.batchSize, batch.microBatchSequences ?? batch.batchSize);
   const fullest = lengths.subarray(0, together).reduce((sum, length) => sum + length, 0);
-  const planned = planMicroBatch(settings, longest, device === 'cpu');
+  const planned = planMicroBatch(settings, longest, device === 'cpu', options.gradientCheckpointing);
   const microBatchTokens =
     options.microBatchTokens === 'auto' ? planned.microBatchTokens : options.microBatchTokens;
-  const checkpoint = device === 'cpu' && (wanted === 'auto' ? planned.checkpoint : wanted === 'on');
+  const { checkpoint } = planned;
   const tokens = examples.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
   const selected = examples.reduce((sum, example) => sum + example.selected.length, 0);
   const most = Math.max(longest, Math.min(microBatchTokens, fullest));

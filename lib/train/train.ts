@@ -4,8 +4,10 @@
  */
 import { existsSync } from 'node:fs';
 import { promptsOf } from '../counterfactual/rollout-model.js';
+import { CftError } from '../errors.js';
 import { loadModel, tellDownloads } from '../model/load.js';
 import type { Model } from '../model/model.js';
+import type { ResolvedOptions } from '../options.js';
 import { Run } from '../run.js';
 import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
 import type { AnnotationRecord, Question } from '../types.js';
@@ -33,6 +35,16 @@ async function identityOf(
   };
 }
 
+/** Weights in fp32 have no copies that could be left out. */
+function checkMasterWeights({ masterWeights }: ResolvedOptions<'train'>, dtype: Model['dtype']): void {
+  if (masterWeights !== 'none' || dtype === 'bfloat16') return;
+  throw new CftError(
+    'ERR_CFT_BAD_OPTION',
+    `masterWeights (--master-weights): none: expected a model in bfloat16, found ${dtype}; leave it out, or take ` +
+      '--dtype bfloat16',
+  );
+}
+
 async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainResult> {
   const { signal } = given;
   signal?.throwIfAborted();
@@ -53,6 +65,7 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       onProgress: tellDownloads(emit),
     }));
   try {
+    checkMasterWeights(options, base.dtype);
     const data = await readTrainData(inputs, base.config.vocabSize, signal);
     const promptWarning = await checkAnnotationsOrigin(inputs, base);
     const sets =

@@ -221,6 +221,15 @@ test('bad options reject with a CftError, at once and without a folder', async (
   t.false(existsSync(output));
 });
 
+test('fp32 weights without masters are refused: they have none', async (t) => {
+  const output = join(temporaryFolder(t), 'run');
+  const given = base(output, { masterWeights: 'none', dtype: 'float32' });
+  await t.throwsAsync(async () => train(given), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /--master-weights\): none: expected a model in bfloat16, found float32/,
+  });
+});
+
 test('evaluate() on questions in memory: summary on disk and in hand', async (t) => {
   t.timeout(120_000);
   const output = join(temporaryFolder(t), 'eval');

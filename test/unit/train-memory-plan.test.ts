@@ -63,3 +63,35 @@ test('micro-batches grow with the model, within bounds; a sequence that is too l
   };
   t.is(planMicroBatch({ ...settings, config: tiny, parameters: 1e5 }, 100).microBatchTokens, 4096);
 });
+
+test('on a GPU activations and a chunk of logits share 16 GB; checkpointing is done where it is asked for', (t) => {
+  const settings = { config, dtype: 'bfloat16', parameters: request.parameters, lora: undefined } as const;
+  const plain = planMicroBatch(settings, 300, false);
+  t.deepEqual(plain, { microBatchTokens: 16_384, checkpoint: false });
+  t.true(planMicroBatch(settings, 300, false, 'on').checkpoint);
+  const large = {
+    ...config,
+    hiddenSize: 4096,
+    intermediateSize: 14_336,
+    layers: 32,
+    heads: 32,
+    headDim: 128,
+  };
+  const one = planMicroBatch({ ...settings, config: large }, 300, false);
+  t.false(one.checkpoint);
+  const long = planMicroBatch({ ...settings, config: large }, 8192, false);
+  t.true(long.checkpoint, 'one sequence alone would not fit');
+  t.true(long.microBatchTokens > one.microBatchTokens);
+  t.is(
+    planMicroBatch({ ...settings, config: large }, 300, false, 'on').microBatchTokens,
+    one.microBatchTokens,
+  );
+  const wider = planMicroBatch({ ...settings, config: { ...large, vocabSize: 256_000 } }, 300, false);
+  t.true(wider.microBatchTokens < one.microBatchTokens, 'more logits leave less');
+});
+
+test('on a CPU checkpointing can be asked for and refused', (t) => {
+  const settings = { config, dtype: 'float32', parameters: request.parameters, lora: undefined } as const;
+  t.true(planMicroBatch(settings, 300, true, 'on').checkpoint);
+  t.false(planMicroBatch(settings, 8192, true, 'off').checkpoint);
+});

@@ -1,12 +1,20 @@
 #include "core/model/decoder.h"
 
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <memory>
+
 #include "core/errors.h"
+#include "core/ops/train_device.h"
 
 namespace cft {
 namespace {
 
 at::Tensor apply_linear(const ForwardHooks& hooks, const Linear& linear, const at::Tensor& x) {
-  if (hooks.linear) return hooks.linear(linear, x);
+  if (hooks.linear) return hooks.linear(linear, x, hooks.rows);
   return at::linear(x, linear.weight, linear.bias);
 }
 
@@ -37,26 +45,134 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out.squeeze(0).transpose(0, 1).reshape({length, -1});
 }
 
-struct Projections {
-  at::Tensor q, k, v;  // (N, heads or kv_heads, head_dim), normed and rotated
+// One forward pass's layers; lives as long as a backward may run them again.
+class Layers {
+ public:
+  Layers(const Model& model, const PackedTokens& tokens, const ForwardHooks& hooks);
+
+  at::Tensor run(int64_t layer, const at::Tensor& x) const;
+  // Over the last dimension or, where x is wider than the weight, over each of its parts.
+  at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
+
+ private:
+  at::Tensor linear(const Linear& linear, const at::Tensor& x) const {
+    return apply_linear(hooks_, linear, x);
+  }
+  // (N, heads, head_dim), normed where `weight` is defined, and rotated.
+  at::Tensor rotated(int64_t layer, const Linear& projection, const at::Tensor& weight, int64_t heads,
+                     const at::Tensor& x) const;
+  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window) const;
+
+  const Model& model_;
+  const PackedTokens tokens_;
+  const ForwardHooks hooks_;
+  // By Rope: of each row (N, head_dim) in the model's dtype, for kernels of each position
+  // (positions, head_dim / 2) in fp32.
+  std::vector<RopeTables> ropes_;
+  at::Tensor starts_;  // (S + 1) int32 on the device, for kernels
+  int64_t longest_ = 0;
 };
 
-Projections project(const Model& model, const LayerWeights& w, const at::Tensor& x, const RopeTables& rope,
-                    const ForwardHooks& hooks) {
-  const ModelConfig& c = model.config();
-  auto one = [&](const Linear& linear, const at::Tensor& norm, int64_t heads) {
-    at::Tensor y = apply_linear(hooks, linear, x);
-    if (norm.defined() && c.qk_norm == QkNorm::kProjection) y = rms_norm(y, norm, c.rms_norm_eps);
-    y = y.view({x.size(0), heads, c.head_dim});
-    if (norm.defined() && c.qk_norm == QkNorm::kHead) y = rms_norm(y, norm, c.rms_norm_eps);
-    return y;
-  };
-  Projections p;
-  p.q = apply_rope(one(w.q, w.q_norm, c.heads), rope.cos, rope.sin);
-  p.k = apply_rope(one(w.k, w.k_norm, c.kv_heads), rope.cos, rope.sin);
-  p.v = one(w.v, at::Tensor(), c.kv_heads);
-  return p;
+Layers::Layers(const Model& model, const PackedTokens& tokens, const ForwardHooks& hooks)
+    : model_(model), tokens_(tokens), hooks_(hooks) {
+  for (size_t s = 0; s + 1 < tokens.starts.size(); ++s)
+    longest_ = std::max(longest_, tokens.starts[s + 1] - tokens.starts[s]);
+  for (const Rope& rope : model.config().ropes) {
+    if (hooks.kernels != nullptr) {
+      const RopeTables tables = rope_tables(rope, at::arange(longest_, tokens.positions.options()));
+      const int64_t half = tables.cos.size(1) / 2;
+      ropes_.push_back(
+          {tables.cos.narrow(1, 0, half).contiguous(), tables.sin.narrow(1, 0, half).contiguous()});
+    } else {
+      const RopeTables tables = rope_tables(rope, tokens.positions);
+      ropes_.push_back({tables.cos.to(model.dtype()), tables.sin.to(model.dtype())});
+    }
+  }
+  if (hooks.kernels != nullptr) starts_ = at::tensor(tokens.starts).to(model.device(), at::kInt);
 }
+
+at::Tensor Layers::norm(const at::Tensor& x, const at::Tensor& weight) const {
+  const double eps = model_.config().rms_norm_eps;
+  if (hooks_.kernels != nullptr) return ops::train_rms_norm(*hooks_.kernels, x, weight, eps);
+  return rms_norm(x, weight, eps);
+}
+
+at::Tensor Layers::rotated(int64_t layer, const Linear& projection, const at::Tensor& weight, int64_t heads,
+                           const at::Tensor& x) const {
+  const ModelConfig& c = model_.config();
+  const RopeTables& rope = ropes_[c.rope_of_layer[layer]];
+  const std::vector<int64_t> shape{x.size(0), heads, c.head_dim};
+  at::Tensor y = linear(projection, x);
+  if (hooks_.kernels != nullptr) {
+    if (weight.defined()) y = norm(y, weight);
+    return ops::train_rope(*hooks_.kernels, y, tokens_.positions, rope.cos, rope.sin).view(shape);
+  }
+  if (weight.defined() && c.qk_norm == QkNorm::kProjection) y = norm(y, weight);
+  y = y.view(shape);
+  if (weight.defined() && c.qk_norm == QkNorm::kHead) y = norm(y, weight);
+  return apply_rope(y, rope.cos, rope.sin);
+}
+
+at::Tensor Layers::attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             int64_t window) const {
+  if (hooks_.kernels != nullptr && hooks_.kernels->attends(q)) {
+    const at::Tensor out = ops::packed_attention(*hooks_.kernels, q, k, v, {starts_, longest_, window});
+    return out.reshape({q.size(0), -1});
+  }
+  std::vector<at::Tensor> outputs;
+  for (size_t s = 0; s + 1 < tokens_.starts.size(); ++s) {
+    const int64_t first = tokens_.starts[s], length = tokens_.starts[s + 1] - first;
+    outputs.push_back(
+        attend(q.narrow(0, first, length), k.narrow(0, first, length), v.narrow(0, first, length), window));
+  }
+  return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0);
+}
+
+at::Tensor Layers::run(int64_t layer, const at::Tensor& x) const {
+  const ModelConfig& c = model_.config();
+  const LayerWeights& w = model_.layers()[layer];
+  const bool pre = c.norm_placement == NormPlacement::kPre;
+  const at::Tensor input = pre ? norm(x, w.attention_norm) : x;
+  const at::Tensor q = rotated(layer, w.q, w.q_norm, c.heads, input);
+  const at::Tensor k = rotated(layer, w.k, w.k_norm, c.kv_heads, input);
+  const at::Tensor v = linear(w.v, input).view({x.size(0), c.kv_heads, c.head_dim});
+  if (hooks_.keys_values) hooks_.keys_values(layer, k, v);
+  at::Tensor mixed = linear(w.o, attention(q, k, v, c.window_of_layer[layer]));
+  if (!pre) mixed = norm(mixed, w.attention_norm);
+  const at::Tensor middle = x + mixed;
+  const at::Tensor mlp_in = pre ? norm(middle, w.mlp_norm) : middle;
+  const at::Tensor gate = linear(w.gate, mlp_in), up = linear(w.up, mlp_in);
+  const at::Tensor act =
+      hooks_.kernels != nullptr ? ops::train_swiglu(*hooks_.kernels, gate, up) : at::silu(gate) * up;
+  at::Tensor mlp = linear(w.down, act);
+  if (!pre) mlp = norm(mlp, w.mlp_norm);
+  return middle + mlp;
+}
+
+// What runs a layer once more in the backward.
+struct Rerun : torch::CustomClassHolder {
+  explicit Rerun(std::function<at::Tensor(const at::Tensor&)> layer) : layer(std::move(layer)) {}
+  std::function<at::Tensor(const at::Tensor&)> layer;
+};
+
+struct Checkpoint : torch::autograd::Function<Checkpoint> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const c10::intrusive_ptr<Rerun>& rerun) {
+    context->saved_data["rerun"] = c10::IValue::make_capsule(rerun);
+    context->save_for_backward({x});
+    return rerun->layer(x);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& slopes) {
+    const auto rerun = c10::static_intrusive_pointer_cast<Rerun>(context->saved_data["rerun"].toCapsule());
+    const at::AutoGradMode grad(true);
+    const at::Tensor x = context->get_saved_variables()[0].detach().requires_grad_(true);
+    const at::Tensor y = rerun->layer(x);
+    torch::autograd::backward({y}, {slopes[0]});
+    return {x.grad(), at::Tensor()};
+  }
+};
 
 }  // namespace
 
@@ -121,35 +237,20 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 }
 
 at::Tensor forward_hidden(const Model& model, const PackedTokens& tokens, const ForwardHooks& hooks) {
-  const ModelConfig& c = model.config();
-  std::vector<RopeTables> ropes;
-  for (const Rope& rope : c.ropes) {
-    RopeTables tables = rope_tables(rope, tokens.positions);
-    ropes.push_back({tables.cos.to(model.dtype()), tables.sin.to(model.dtype())});
-  }
-  const bool pre = c.norm_placement == NormPlacement::kPre;
+  const auto layers = std::make_shared<const Layers>(model, tokens, hooks);
+  const bool again = hooks.checkpoint && at::GradMode::is_enabled();
   at::Tensor x = at::embedding(model.embedding(), tokens.token_ids);  // (N, hidden)
-  for (int64_t i = 0; i < c.layers; ++i) {
-    const LayerWeights& w = model.layers()[i];
-    const at::Tensor attention_in = pre ? rms_norm(x, w.attention_norm, c.rms_norm_eps) : x;
-    const Projections p = project(model, w, attention_in, ropes[c.rope_of_layer[i]], hooks);
-    if (hooks.keys_values) hooks.keys_values(i, p.k, p.v);
-    std::vector<at::Tensor> outputs;
-    for (size_t s = 0; s + 1 < tokens.starts.size(); ++s) {
-      const int64_t first = tokens.starts[s], length = tokens.starts[s + 1] - first;
-      outputs.push_back(attend(p.q.narrow(0, first, length), p.k.narrow(0, first, length),
-                               p.v.narrow(0, first, length), c.window_of_layer[i]));
+  for (int64_t i = 0; i < model.config().layers; ++i) {
+    if (!again) {
+      x = layers->run(i, x);
+      continue;
     }
-    at::Tensor attention = apply_linear(hooks, w.o, outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0));
-    if (!pre) attention = rms_norm(attention, w.attention_norm, c.rms_norm_eps);
-    x = x + attention;
-    const at::Tensor mlp_in = pre ? rms_norm(x, w.mlp_norm, c.rms_norm_eps) : x;
-    at::Tensor mlp = apply_linear(
-        hooks, w.down, at::silu(apply_linear(hooks, w.gate, mlp_in)) * apply_linear(hooks, w.up, mlp_in));
-    if (!pre) mlp = rms_norm(mlp, w.mlp_norm, c.rms_norm_eps);
-    x = x + mlp;
+    // Where the embedding is frozen autograd would not come by otherwise.
+    if (!x.requires_grad()) x = x.detach().requires_grad_(true);
+    x = Checkpoint::apply(x, c10::make_intrusive<Rerun>(
+                                 [layers, i](const at::Tensor& input) { return layers->run(i, input); }));
   }
-  return rms_norm(x, model.final_norm(), c.rms_norm_eps);
+  return layers->norm(x, model.final_norm());
 }
 
 at::Tensor forward_head(const Model& model, const at::Tensor& hidden, const ForwardHooks& hooks) {

@@ -1,29 +1,19 @@
 #include "core/train/adapter.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <set>
 
 #include "core/errors.h"
 #include "core/ops/cpu/rows.h"
 #include "core/ops/cpu/train_kernels.h"
+#include "core/ops/train_device.h"
 #include "core/train/seed.h"
 
 namespace cft {
 namespace {
-
-at::Generator make_generator(at::Device device, uint64_t seed) {
-  at::Generator generator =
-      device.is_cpu()
-          ? at::detail::createCPUGenerator()
-          : at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
-  generator.set_current_seed(seed);
-  return generator;
-}
 
 std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
@@ -74,7 +64,7 @@ Adapter::Adapter(const Model& model, const LoraOptions& options, uint64_t seed)
       seed_(seed) {
   check(model, options);
   // On the CPU whatever the device, so that a seed means the same adapter everywhere.
-  at::Generator generator = make_generator(at::kCPU, mix_seed(seed));
+  at::Generator generator = at::detail::createCPUGenerator(mix_seed(seed));
   for (const Linear* linear : linears(model)) {
     if (std::ranges::count(options.targets, last_part(linear->path)) == 0) continue;
     const int64_t out = linear->weight.size(0);
@@ -92,10 +82,11 @@ Adapter::Adapter(const Model& model, const LoraOptions& options, uint64_t seed)
   }
 }
 
-ForwardHooks Adapter::hooks(std::optional<uint64_t> dropout_counter) const {
+ForwardHooks Adapter::hooks(std::optional<uint64_t> dropout_counter, const TrainDevice* kernels) const {
   ForwardHooks hooks;
-  hooks.linear = [this, dropout_counter](const Linear& linear, const at::Tensor& x) {
-    return forward(linear, x, dropout_counter);
+  hooks.linear = [this, dropout_counter, kernels](const Linear& linear, const at::Tensor& x,
+                                                  const at::Tensor& rows) {
+    return forward(linear, x, rows, dropout_counter, kernels);
   };
   return hooks;
 }
@@ -105,9 +96,13 @@ const Adapter::Module* Adapter::find(const std::string& path) const {
   return found == modules_.end() ? nullptr : &found->second;
 }
 
+uint32_t Adapter::dropout_key(const Module& module, uint64_t counter) const {
+  return static_cast<uint32_t>(mix_seed(mix_seed(mix_seed(seed_) ^ counter) ^ module.index) >> 32);
+}
+
 void Adapter::drop(const at::Tensor& x, const Module& module, uint64_t counter,
                    const std::vector<int64_t>& rows) const {
-  const auto key = static_cast<uint32_t>(mix_seed(mix_seed(mix_seed(seed_) ^ counter) ^ module.index) >> 32);
+  const uint32_t key = dropout_key(module, counter);
   const int64_t width = x.size(1);
   auto* values = x.mutable_data_ptr<float>();
   cpu::for_rows(x.size(0), width, [&](int64_t begin, int64_t end) {
@@ -117,25 +112,25 @@ void Adapter::drop(const at::Tensor& x, const Module& module, uint64_t counter,
   });
 }
 
-at::Tensor Adapter::forward(const Linear& linear, const at::Tensor& x,
-                            std::optional<uint64_t> dropout_counter) const {
+at::Tensor Adapter::forward(const Linear& linear, const at::Tensor& x, const at::Tensor& rows,
+                            std::optional<uint64_t> dropout_counter, const TrainDevice* kernels) const {
   const at::Tensor base = at::linear(x, linear.weight, linear.bias);
   const Module* found = find(linear.path);
   if (found == nullptr) return base;
   const Module& module = *found;
   at::Tensor input = x;
   if (dropout_counter && dropout_ > 0) {
-    at::Tensor keep = at::ones_like(x.detach(), at::TensorOptions(at::kFloat), at::MemoryFormat::Contiguous);
-    if (x.is_cpu()) {
-      std::vector<int64_t> rows(x.size(0));
-      std::iota(rows.begin(), rows.end(), 0);
-      drop(keep, module, *dropout_counter, rows);
+    const at::Tensor numbers =
+        rows.defined() ? rows : at::arange(x.size(0), at::TensorOptions(at::kLong).device(x.device()));
+    if (kernels != nullptr) {
+      input = ops::train_dropout(*kernels, x, numbers, dropout_key(module, *dropout_counter), dropout_);
     } else {
-      at::Generator generator =
-          make_generator(x.device(), mix_seed(mix_seed(mix_seed(seed_) ^ *dropout_counter) ^ module.index));
-      keep.bernoulli_(1 - dropout_, generator).div_(1 - dropout_);
+      const at::Tensor keep = at::ones(x.sizes(), at::kFloat);
+      const at::Tensor host = numbers.to(at::kCPU);
+      const auto* first = host.const_data_ptr<int64_t>();
+      drop(keep, module, *dropout_counter, std::vector<int64_t>(first, first + host.numel()));
+      input = x * keep.to(x.device(), x.scalar_type());
     }
-    input = x * keep.to(x.scalar_type());
   }
   const at::Tensor low = at::linear(input, module.a.to(x.scalar_type()));  // (N, rank)
   return base + at::linear(low, module.b.to(x.scalar_type())) * scale_;

@@ -31,8 +31,9 @@ class Adapter {
   Adapter(const Model& model, const LoraOptions& options, uint64_t seed);
 
   // Hooks that add the adapter's product, computed in the dtype of the activations. With a counter dropout is
-  // on: its masks depend on (seed, counter, module) alone. The hooks refer to this adapter.
-  ForwardHooks hooks(std::optional<uint64_t> dropout_counter) const;
+  // on, for rows as numbered by the hooks (0, 1, ... where they are not): see drop(). The hooks refer to this
+  // adapter.
+  ForwardHooks hooks(std::optional<uint64_t> dropout_counter, const TrainDevice* kernels = nullptr) const;
 
   // "base_model.model.<module path>.lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank), module by
   // module.
@@ -52,8 +53,9 @@ class Adapter {
             const std::vector<int64_t>& rows) const;
 
  private:
-  at::Tensor forward(const Linear& linear, const at::Tensor& x,
-                     std::optional<uint64_t> dropout_counter) const;
+  uint32_t dropout_key(const Module& module, uint64_t counter) const;
+  at::Tensor forward(const Linear& linear, const at::Tensor& x, const at::Tensor& rows,
+                     std::optional<uint64_t> dropout_counter, const TrainDevice* kernels) const;
 
   double scale_;
   double dropout_;

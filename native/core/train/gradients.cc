@@ -78,7 +78,13 @@ void Gradients::add_product(const at::Tensor& leaf, const at::Tensor& a, const a
   bool written = false;
   at::Tensor* sum = find(leaf, written);
   if (sum == nullptr) return;
-  if (half) {
+  if (half && a.is_cuda()) {
+    // In fp32 from the product on.
+    if (written)
+      sum->add_(at::mm(a.t(), b, at::kFloat));
+    else
+      at::mm_out(*sum, a.t(), b, at::kFloat);
+  } else if (half) {
     const at::Tensor product = at::mm(a.to(at::kBFloat16).t(), b.to(at::kBFloat16));
     written ? sum->add_(product) : sum->copy_(product);
   } else {

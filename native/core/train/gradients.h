@@ -31,9 +31,9 @@ class Gradients {
 
   size_t size() const { return leaves_.size(); }
 
-  // Without autograd, for fp32 gradients on the CPU: adds a^T b (or rounds both to bf16 first, where that is
-  // faster), a tensor of the leaf's shape, or rows (N, width) at the indices (N). Each does nothing for a
-  // tensor that is no leaf: what is frozen costs nothing.
+  // Without autograd: adds a^T b (`half`: from both rounded to bf16, where that is faster), a tensor of the
+  // leaf's shape, or, on the CPU, fp32 rows (N, width) at the indices (N). Each does nothing for a tensor
+  // that is no leaf: what is frozen costs nothing.
   void add_product(const at::Tensor& leaf, const at::Tensor& a, const at::Tensor& b, bool half);
   void add(const at::Tensor& leaf, const at::Tensor& gradient);
   void add_rows(const at::Tensor& leaf, const std::vector<int64_t>& indices, const at::Tensor& rows);

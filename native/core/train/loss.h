@@ -7,6 +7,7 @@
 
 #include "core/model/decoder.h"
 #include "core/model/model.h"
+#include "core/ops/train_device.h"
 #include "core/train/linears.h"
 
 namespace cft {
@@ -22,6 +23,12 @@ struct HeadGradient {
 // nll is computed from fp32 logits.
 HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
                                     const at::Tensor& weights, const ForwardHooks& hooks);
+
+// The same without autograd, by a device's kernels, for a head without an adapter: the head's gradients are
+// added in place.
+HeadGradient head_loss_and_gradient(const TrainDevice& device, const Model& model, const at::Tensor& hidden,
+                                    const at::Tensor& targets, const at::Tensor& weights,
+                                    Gradients& gradients);
 
 // The same by hand, without autograd, on the CPU: hidden (M, hidden) fp32, gradients of what is trained added
 // in place. `rows` are the rows' numbers in their batch.

@@ -11,8 +11,9 @@
 
 namespace cft {
 
-AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, AdamWOptions options)
-    : options_(options) {
+AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, AdamWOptions options,
+             const TrainDevice* device)
+    : device_(device), options_(options) {
   slots_.reserve(parameters.size());
   for (auto& [name, weight] : parameters) slots_.push_back({name, weight, {}, {}, {}});
 }
@@ -30,29 +31,84 @@ void AdamW::prepare(Slot& slot) const {
   if (has_master(slot)) slot.master = slot.weight.to(at::kFloat);  // an fp32 weight itself, without a copy
 }
 
+AdamW::Rates AdamW::rates(size_t slot, int64_t step, double learning_rate) const {
+  const double decay = slots_[slot].weight.dim() > 1 ? learning_rate * options_.weight_decay : 0;
+  const auto count = static_cast<double>(step);
+  const uint64_t key = mix_seed(mix_seed(options_.seed ^ (static_cast<uint64_t>(step) << 20)) ^ slot);
+  return {static_cast<float>(1 - decay),
+          static_cast<float>(learning_rate / (1 - std::pow(options_.beta1, count))),
+          static_cast<float>(1 / std::sqrt(1 - std::pow(options_.beta2, count))),
+          static_cast<uint32_t>(key >> 32)};
+}
+
+double AdamW::clipped_step(const Gradients& gradients, double learning_rate, double max_norm) {
+  if (device_ != nullptr) return step_on_device(gradients, learning_rate, max_norm);
+  const double norm = gradients.norm();
+  if (!std::isfinite(norm)) return norm;
+  const double factor = max_norm / (norm + 1e-6);  // torch.nn.utils.clip_grad_norm_, its 1e-6 included
+  step(gradients, learning_rate, max_norm > 0 && factor < 1 ? factor : 1.0);
+  return norm;
+}
+
+double AdamW::step_on_device(const Gradients& gradients, double learning_rate, double max_norm) {
+  const at::NoGradGuard no_grad;
+  for (Slot& slot : slots_) prepare(slot);
+  if (slots_.empty()) return 0;
+  const at::Device where = slots_.front().weight.device();
+  std::vector<int64_t> parts{0};  // of the sum of squares, by parameter
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const at::Tensor& sum = gradients.sum(i);
+    parts.push_back(parts.back() + (sum.defined() ? device_->squares_parts(sum.numel()) : 0));
+  }
+  const auto doubles = at::TensorOptions(at::kDouble).device(where);
+  const at::Tensor partial = at::empty({parts.back()}, doubles), norm = at::empty({}, doubles);
+  const at::Tensor scale = at::empty({}, doubles.dtype(at::kFloat));
+  auto* const squares = partial.mutable_data_ptr<double>();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const at::Tensor& sum = gradients.sum(i);
+    if (!sum.defined()) continue;
+    const CftTrainSquares work{ops::dtype_of(sum), sum.numel(), sum.const_data_ptr(), squares + parts[i]};
+    ops::launch(*device_, device_->squares, work, where, "train_squares");
+  }
+  const CftTrainClip clip{parts.back(), squares, max_norm, norm.mutable_data_ptr<double>(),
+                          scale.mutable_data_ptr<float>()};
+  ops::launch(*device_, device_->clip, clip, where, "train_clip");
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    const at::Tensor& sum = gradients.sum(i);
+    const Rates r = rates(i, steps_ + 1, learning_rate);
+    CftTrainAdamW work{};
+    work.count = slot.weight.numel();
+    if (sum.defined()) {
+      work.gradient_dtype = ops::dtype_of(sum);
+      work.gradient = sum.const_data_ptr();
+    }
+    if (slot.master.defined()) work.weight = slot.master.mutable_data_ptr<float>();
+    if (slot.weight.scalar_type() != at::kFloat) work.half_weight = slot.weight.mutable_data_ptr();
+    work.moment_dtype = ops::dtype_of(slot.exp_avg);
+    work.m = slot.exp_avg.mutable_data_ptr();
+    work.v = slot.exp_avg_sq.mutable_data_ptr();
+    work.gradient_scale = scale.const_data_ptr<float>();
+    work.beta1 = static_cast<float>(options_.beta1);
+    work.beta2 = static_cast<float>(options_.beta2);
+    work.epsilon = static_cast<float>(options_.epsilon);
+    work.decay = r.decay;
+    work.step_size = r.step_size;
+    work.root_correction = r.root_correction;
+    work.random_key = r.random_key;
+    ops::launch(*device_, device_->adamw, work, where, "train_adamw");
+  }
+  const double found = norm.item<double>();
+  if (std::isfinite(found)) ++steps_;  // else the kernels changed nothing
+  return found;
+}
+
+// All parameters as stretches that the threads share.
 void AdamW::step(const Gradients& gradients, double learning_rate, double gradient_scale) {
   const at::NoGradGuard no_grad;
   for (Slot& slot : slots_) prepare(slot);  // may run out of memory: a step counts from here on
   ++steps_;
-  if (slots_.empty() || slots_.front().weight.is_cpu())
-    return step_on_cpu(gradients, learning_rate, gradient_scale);
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    Slot& slot = slots_[i];
-    const at::Tensor master = slot.master.defined() ? slot.master : slot.weight.to(at::kFloat);
-    const at::Tensor gradient =
-        gradients.sum(i).defined() ? gradients.sum(i).mul(gradient_scale) : at::zeros_like(master);
-    const at::Tensor count = at::full({}, static_cast<double>(steps_), master.options());
-    at::_fused_adamw_({master}, {gradient}, {slot.exp_avg}, {slot.exp_avg_sq}, {}, {count}, learning_rate,
-                      options_.beta1, options_.beta2, slot.weight.dim() > 1 ? options_.weight_decay : 0,
-                      options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
-    if (!master.is_same(slot.weight)) slot.weight.copy_(master);
-  }
-}
-
-// All parameters as stretches that the threads share.
-void AdamW::step_on_cpu(const Gradients& gradients, double learning_rate, double gradient_scale) {
   constexpr int64_t kStretch = 1 << 16;
-  const double count = static_cast<double>(steps_);
   std::vector<cpu::AdamWTask> tasks;
   std::vector<at::Tensor> zeros;  // gradients that nothing was added to
   for (size_t i = 0; i < slots_.size(); ++i) {
@@ -63,7 +119,7 @@ void AdamW::step_on_cpu(const Gradients& gradients, double learning_rate, double
       zeros.push_back(gradient);
     }
     const bool half = slot.weight.scalar_type() != at::kFloat;
-    const uint64_t key = mix_seed(mix_seed(options_.seed ^ (static_cast<uint64_t>(steps_) << 20)) ^ i);
+    const Rates r = rates(i, steps_, learning_rate);
     for (int64_t begin = 0; begin < slot.weight.numel(); begin += kStretch) {
       cpu::AdamWTask task;
       task.count = std::min(kStretch, slot.weight.numel() - begin);
@@ -81,11 +137,10 @@ void AdamW::step_on_cpu(const Gradients& gradients, double learning_rate, double
       task.beta1 = static_cast<float>(options_.beta1);
       task.beta2 = static_cast<float>(options_.beta2);
       task.epsilon = static_cast<float>(options_.epsilon);
-      task.decay =
-          static_cast<float>(1 - (slot.weight.dim() > 1 ? learning_rate * options_.weight_decay : 0));
-      task.step_size = static_cast<float>(learning_rate / (1 - std::pow(options_.beta1, count)));
-      task.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(options_.beta2, count)));
-      task.random_key = static_cast<uint32_t>(key >> 32);
+      task.decay = r.decay;
+      task.step_size = r.step_size;
+      task.root_correction = r.root_correction;
+      task.random_key = r.random_key;
       task.first_index = static_cast<uint32_t>(begin);
       tasks.push_back(task);
     }

@@ -16,6 +16,7 @@
 #include "core/ops/lanes.h"
 #include "core/train/body.h"
 #include "core/train/prefix_tree.h"
+#include "core/train/trained_linear.h"
 
 namespace cft {
 namespace {
@@ -63,14 +64,11 @@ AdamWOptions with_seed(AdamWOptions adamw, uint64_t seed) {
 Trainer::Trainer(Model& model, const TrainerOptions& options)
     : model_(model),
       options_(options),
+      device_(options.device != nullptr ? options.device : train_device(model.device())),
       adapter_(options.lora ? std::optional<Adapter>(std::in_place, model, *options.lora, options.seed)
                             : std::nullopt),
       gradients_(tensors(parameters())),
-      optimizer_(parameters(), with_seed(options.adamw, options.seed)) {
-  if (options.adamw.bf16_moments && !model.device().is_cpu())
-    throw Error("ERR_CFT_BAD_OPTION",
-                "bf16 moments: expected a model on the CPU, found " + model.device().str());
-}
+      optimizer_(parameters(), with_seed(options.adamw, options.seed), device_) {}
 
 const std::vector<std::pair<std::string, at::Tensor>>& Trainer::parameters() const {
   return adapter_ ? adapter_->parameters() : model_.parameters();
@@ -100,8 +98,10 @@ void Trainer::check_interrupt() const {
 }
 
 ForwardHooks Trainer::hooks(std::optional<uint64_t> dropout_counter) const {
-  ForwardHooks hooks = adapter_ ? adapter_->hooks(dropout_counter) : ForwardHooks{};
+  ForwardHooks hooks = adapter_ ? adapter_->hooks(dropout_counter, device_) : ForwardHooks{};
   hooks.keys_values = [this](int64_t, const at::Tensor&, const at::Tensor&) { check_interrupt(); };
+  hooks.kernels = device_;
+  hooks.checkpoint = options_.checkpoint;
   return hooks;
 }
 
@@ -153,17 +153,32 @@ double Trainer::add_gradients(const TrainBatch& batch) {
 
 double Trainer::add_by_autograd(const TrainBatch& batch) {
   const DeviceBatch inputs(model_, batch);
-  const ForwardHooks hooks = this->hooks(batch.dropout_counter);
+  ForwardHooks hooks = this->hooks(batch.dropout_counter);
+  // Dropout knows a row by its number in the whole batch: a split one has the same masks.
+  const auto tokens = static_cast<int64_t>(batch.token_ids.size());
+  hooks.rows = at::arange(batch.first_token, batch.first_token + tokens, inputs.selected.options());
+  const std::function<void()> check = [this] { check_interrupt(); };
+  if (device_ != nullptr && !adapter_)
+    hooks.linear = [&](const Linear& linear, const at::Tensor& x, const at::Tensor&) {
+      return trained_linear(linear, x, gradients_, check);
+    };
+  const bool plain_head = !adapter_ || adapter_->find(model_.head().path) == nullptr;
   double loss = 0;
   run_one_lane(model_, [&] {
-    const Gradients::Recording recording(gradients_, [this] { check_interrupt(); });
+    const Gradients::Recording recording(gradients_, check);
     at::Tensor hidden;
     {
       const at::AutoGradMode grad(true);
       hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
     }
     if (options_.between) options_.between(static_cast<int64_t>(batch.token_ids.size()));
-    const HeadGradient head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
+    HeadGradient head;
+    if (device_ != nullptr && plain_head) {
+      head = head_loss_and_gradient(*device_, model_, hidden, inputs.targets, inputs.weights, gradients_);
+    } else {
+      hooks.rows = hooks.rows.index_select(0, inputs.selected);
+      head = head_loss_and_gradient(model_, hidden, inputs.targets, inputs.weights, hooks);
+    }
     // An adapter on the head alone leaves a body without gradients.
     if (hidden.requires_grad()) torch::autograd::backward({hidden}, {head.hidden_gradient});
     loss = head.loss;
@@ -212,14 +227,9 @@ OptimizerStep Trainer::step(double learning_rate) {
                 "learning rate is " + std::to_string(learning_rate) + ", expected a number of at least 0");
   }
   OptimizerStep result;
-  result.grad_norm = gradients_.norm();
+  result.grad_norm = optimizer_.clipped_step(gradients_, learning_rate, options_.max_grad_norm);
   result.applied = std::isfinite(result.grad_norm);
-  if (result.applied) {
-    // torch.nn.utils.clip_grad_norm_, its 1e-6 included.
-    const double factor = options_.max_grad_norm / (result.grad_norm + 1e-6);
-    optimizer_.step(gradients_, learning_rate, options_.max_grad_norm > 0 && factor < 1 ? factor : 1.0);
-    if (!adapter_) model_.weights_changed();
-  }
+  if (result.applied && !adapter_) model_.weights_changed();
   gradients_.clear();
   waiting_.clear();
   return result;
@@ -247,6 +257,7 @@ HeadScores Trainer::score(const TrainBatch& batch) const {
   const DeviceBatch inputs(model_, prune_batch(batch));
   const ForwardHooks hooks = this->hooks(std::nullopt);
   run_one_lane(model_, [&] {
+    const at::NoGradGuard no_grad_here;
     const at::Tensor hidden = forward_hidden(model_, inputs.tokens, hooks).index_select(0, inputs.selected);
     scores = head_scores(model_, hidden, inputs.targets, hooks);
   });

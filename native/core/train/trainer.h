@@ -30,7 +30,7 @@ struct TrainerOptions {
   AdamWOptions adamw;
   double max_grad_norm = 0;  // clip to this global norm; 0 = no clipping
   uint64_t seed = 0;         // of LoRA's initialisation and dropout, and of stochastic rounding
-  // CPU: keep the layers' inputs alone and run each layer again in the backward. A third more work, but a
+  // Keep the layers' inputs alone and run each layer again in the backward. A third more work, but a
   // sequence's activations need no more than one layer at a time.
   bool checkpoint = false;
   // Off one by one in tests, which compare: the pass by hand against autograd's, shared prefixes, the pruned
@@ -38,6 +38,9 @@ struct TrainerOptions {
   bool by_hand = true;
   bool share_prefixes = true;
   bool prune_last_layer = true;
+  // The kernels of the model's device where it is not the CPU; tests bring the emulator's to models on the
+  // CPU.
+  const TrainDevice* device = nullptr;
   // Tests let it throw: called with the rows of each pass between its forward and its backward.
   std::function<void(int64_t rows)> between = nullptr;
 };
@@ -99,7 +102,7 @@ class Trainer {
   void check(const TrainBatch& batch) const;
   void check_interrupt() const;
   // Whether Body runs the passes; otherwise autograd does.
-  bool by_hand() const { return options_.by_hand && model_.device().is_cpu(); }
+  bool by_hand() const { return options_.by_hand && device_ == nullptr && model_.device().is_cpu(); }
   // Adds the gradients of a checked batch.
   double add_gradients(const TrainBatch& batch);
   double add_by_autograd(const TrainBatch& batch);
@@ -109,6 +112,7 @@ class Trainer {
 
   Model& model_;
   TrainerOptions options_;
+  const TrainDevice* const device_;
   std::optional<Adapter> adapter_;
   Gradients gradients_;
   std::vector<std::unique_ptr<Gradients>> lane_gradients_;  // of the second thread and further ones

@@ -45,6 +45,9 @@ enum class Order { kForward, kBackward };
 // different barriers for ever. Grid and block are as in CUDA; `shared_bytes` is the dynamic shared memory.
 void launch(Dim3 grid, Dim3 block, size_t shared_bytes, Order order, const std::function<void()>& kernel);
 
+// Of the launches that kernels/launch.cuh makes.
+inline Order launch_order = Order::kForward;
+
 unsigned char* shared_memory();
 
 // The calling fiber waits for its warp or its block.
@@ -107,3 +110,11 @@ T atomicAdd(T* place, T value) {
 }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+
+// Operations that round once, to nearest.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
