@@ -39,6 +39,8 @@ export interface TrainingStageOptions {
   loadBase: () => Promise<Model>;
   /** Loads another model, to merge an adapter. */
   loadOther: (name: string) => Promise<Model>;
+  /** Bytes of a model that stays loaded beside the one that is trained. */
+  heldBytes: number;
   /** How an adapter names its base. */
   base: { name: string; revision: string | undefined };
   /** Gets metrics.jsonl, checkpoints/ and model/. */
@@ -90,6 +92,7 @@ function planRun(
   options: ResolvedOptions<'train'>,
   examples: readonly TrainingExample[],
   batch: BatchSize,
+  heldBytes: number,
 ): RunPlan {
   const lora = loraOptions(options);
   const settings: MemorySettings = {
@@ -120,7 +123,7 @@ function planRun(
     bf16Moments: options.moments === 'bfloat16',
     masterWeights: options.masterWeights === 'float32',
   });
-  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total : undefined };
+  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total + heldBytes : undefined };
 }
 
 function trainerOptions(options: ResolvedOptions<'train'>, checkpoint: boolean): NativeTrainerOptions {
@@ -245,7 +248,13 @@ async function trainAndSave(
   const { stage, strategy, examples, validation, probe, options, batch, folder, signal } = stageOptions;
   makeOutputFolder(folder);
   await using model = await stageOptions.loadBase();
-  const { microBatchTokens, checkpoint, peakBytes } = planRun(model, options, examples, batch);
+  const { microBatchTokens, checkpoint, peakBytes } = planRun(
+    model,
+    options,
+    examples,
+    batch,
+    stageOptions.heldBytes,
+  );
   emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });
   const settings = trainerOptions(options, checkpoint);
   const trainer = await model.createTrainer(settings);
