@@ -28,6 +28,7 @@ import {
 } from './rollouts.js';
 import { saveModel } from './save.js';
 import type { PromptOptions, Tokenizer } from './tokenizer.js';
+import { checkTrainerOptions } from './trainer-options.js';
 
 /** What loadModel found; everything here is checked. */
 export interface ModelParts {
@@ -148,8 +149,12 @@ export class Model implements AsyncDisposable {
     return this.addon.createRolloutEngine(this.native, { maxBranches, endTokenIds, memoryBytes });
   }
 
-  /** The caller disposes the trainer. */
-  createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer> {
+  /**
+   * The caller disposes the trainer.
+   * @throws (rejects) CftError ERR_CFT_BAD_OPTION naming the option, expected and found.
+   */
+  async createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer> {
+    checkTrainerOptions(options);
     return this.addon.createTrainer(this.native, options);
   }
 

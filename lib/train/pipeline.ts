@@ -289,6 +289,7 @@ export class TrainingRun {
         batch,
         loadBase: () => this.#load(options.model),
         loadOther: (name) => this.#load(name),
+        heldBytes: this.#ownsBase ? 0 : this.#base.native.weightBytes,
         base: { name: baseName(options.model), revision: options.revision },
         folder: this.#folder.file(...within),
         signal: this.#signal,

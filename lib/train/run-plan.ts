@@ -14,6 +14,8 @@ export interface PlannedOptions {
   moments: 'float32' | 'bfloat16';
   masterWeights: 'float32' | 'none';
   lora: NativeLoraOptions | undefined;
+  /** Memory that others hold in this process meanwhile. */
+  heldBytes?: number | undefined;
 }
 
 export interface RunPlan {
@@ -58,5 +60,9 @@ export function planRun(
     bf16Moments: options.moments === 'bfloat16',
     masterWeights: options.masterWeights === 'float32',
   });
-  return { microBatchTokens, checkpoint, peakBytes: device === 'cpu' ? total : undefined };
+  return {
+    microBatchTokens,
+    checkpoint,
+    peakBytes: device === 'cpu' ? total + (options.heldBytes ?? 0) : undefined,
+  };
 }

@@ -39,6 +39,8 @@ export interface TrainingStageOptions {
   loadBase: () => Promise<Model>;
   /** Loads another model, to merge an adapter. */
   loadOther: (name: string) => Promise<Model>;
+  /** Bytes of a model that stays loaded beside the one that is trained. */
+  heldBytes: number;
   /** How an adapter names its base. */
   base: { name: string; revision: string | undefined };
   /** Gets metrics.jsonl, checkpoints/ and model/. */
@@ -208,7 +210,7 @@ async function trainAndSave(
   await using model = await stageOptions.loadBase();
   const { microBatchTokens, checkpoint, peakBytes } = planRun(
     model,
-    { ...options, batch, lora: loraOptions(options) },
+    { ...options, batch, lora: loraOptions(options), heldBytes: stageOptions.heldBytes },
     examples,
   );
   emit({ type: 'plan', strategy, microBatchTokens, checkpoint, peakBytes });

@@ -31,7 +31,11 @@ export class Stopwatch {
     const now = performance.now();
     this.seconds[stage] = Number(((this.seconds[stage] ?? 0) + (now - start) / 1000).toFixed(3));
     this.#current.start = now;
-    writeFileAtomic(this.#path, `${JSON.stringify(this.seconds)}\n`);
+    try {
+      writeFileAtomic(this.#path, `${JSON.stringify(this.seconds)}\n`);
+    } catch {
+      // A full disk, most likely: an account of times is no reason to end a run, nor to hide why it ends.
+    }
   }
 
   stop(): void {

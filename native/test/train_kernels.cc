@@ -115,6 +115,80 @@ TEST_CASE("cross-entropy's loss and slopes are autograd's, and what is not finit
     CHECK(std::isfinite(nll[0].item<float>()));
     CHECK(!std::isfinite(nll[1].item<float>()));
     CHECK(std::isnan(slopes[1][3].item<float>()));
+    for (const int64_t place : {7, 1001}) {
+      slopes = logits.detach().clone();
+      slopes[1][place].fill_(std::numeric_limits<float>::quiet_NaN());
+      kernels->cross_entropy(data(slopes), 3, 1003, targets.const_data_ptr<int64_t>(), data(weights),
+                             data(nll));
+      CHECK(std::isfinite(nll[0].item<float>()));
+      CHECK(std::isnan(nll[1].item<float>()));
+      CHECK(std::isnan(slopes[1][3].item<float>()));
+    }
+  }
+}
+
+TEST_CASE("the score of a single visible key has no slope") {
+  const std::vector<int64_t> positions = {0, 1};
+  for (const TrainKernels* kernels : all_kernels()) {
+    INFO(kernels->name);
+    at::Tensor scores = random({2, 2}, 6), gradient = random({2, 2}, 7);
+    const at::Tensor log_sums = at::empty({2}), deltas = at::full({2}, 0.1f);
+    kernels->causal_softmax(data(scores), {2, 2, positions.data(), 0, 0.3f}, data(log_sums));
+    scores = random({2, 2}, 6);
+    kernels->causal_softmax_backward(data(scores), data(gradient), {2, 2, positions.data(), 0, 0.3f},
+                                     data(log_sums), data(deltas));
+    CHECK(gradient[0].abs().max().item<float>() == 0.0f);
+    CHECK(gradient[1].abs().min().item<float>() > 0.0f);
+  }
+}
+
+TEST_CASE("attention scores that are not finite make no weights of attention") {
+  const std::vector<int64_t> positions = {40, 40};
+  for (const TrainKernels* kernels : all_kernels()) {
+    INFO(kernels->name);
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      for (const int64_t place : {3, 40}) {
+        const at::Tensor scores = random({2, 41}, 6), log_sums = at::empty({2}), deltas = at::zeros({2});
+        scores[1][place].fill_(bad);
+        at::Tensor found = scores.clone(), gradient = random({2, 41}, 7);
+        kernels->causal_softmax(data(found), {2, 41, positions.data(), 0, 0.3f}, data(log_sums));
+        CHECK(at::isfinite(found[0]).all().item<bool>());
+        CHECK(at::isnan(found[1]).all().item<bool>());
+        found = scores.clone();
+        kernels->causal_softmax_backward(data(found), data(gradient), {2, 41, positions.data(), 0, 0.3f},
+                                         data(log_sums), data(deltas));
+        CHECK(at::isfinite(gradient[0]).all().item<bool>());
+        CHECK(at::isnan(gradient[1]).all().item<bool>());
+      }
+    }
+  }
+}
+
+TEST_CASE("token scores are nll, entropy and the first largest logit") {
+  for (const TrainKernels* kernels : all_kernels()) {
+    INFO(kernels->name);
+    const at::Tensor logits = random({5, 1003}, 8) * 6;
+    logits[2][1002].fill_(100);  // the entropy of one certain token
+    logits[3][4].fill_(90);
+    logits[3][600].fill_(90);
+    logits[4][9].fill_(std::numeric_limits<float>::quiet_NaN());
+    const at::Tensor targets = at::tensor({5, 1002, 1002, 600, 7}, at::kLong);
+    targets[0] = logits[0].argmax();
+    const at::Tensor nll = at::empty({5}), entropies = at::empty({5}), correct = at::empty({5});
+    kernels->token_scores(data(logits), 5, 1003, targets.const_data_ptr<int64_t>(), data(nll),
+                          data(entropies), data(correct));
+    const at::Tensor log_probs = at::log_softmax(logits.narrow(0, 0, 4).to(at::kDouble), 1);
+    const at::Tensor wanted = -log_probs.gather(1, targets.narrow(0, 0, 4).unsqueeze(1)).squeeze(1);
+    CHECK(worst(nll.narrow(0, 0, 4), wanted) < 2e-5);
+    CHECK(worst(entropies.narrow(0, 0, 4), -(log_probs.exp() * log_probs).sum(1)) < 2e-5);
+    CHECK(at::equal(correct, at::tensor({1.0f, 0.0f, 1.0f, 0.0f, 0.0f})));
+    CHECK(std::isnan(nll[4].item<float>()));
+    CHECK(std::isnan(entropies[4].item<float>()));
+    targets[3] = 4;
+    kernels->token_scores(data(logits), 5, 1003, targets.const_data_ptr<int64_t>(), data(nll),
+                          data(entropies), data(correct));
+    CHECK(correct[3].item<float>() == 1.0f);
   }
 }
 

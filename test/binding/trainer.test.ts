@@ -172,6 +172,24 @@ test('batches, options and calls that cannot be are refused', async (t) => {
   await rejects(t, 'ERR_CFT_BAD_OPTION', /no module is named wq; this model has down_proj/, () =>
     model.createTrainer({ ...options, lora: { ...lora, targets: ['q_proj', 'wq'] } }),
   );
+  const badOptions: [object, RegExp][] = [
+    [{ loraRank: 4 }, /unknown option "loraRank" for createTrainer/],
+    [{ lora: 4 }, /lora: expected an object, found 4/],
+    [{ lora: { ...lora, r: 2 } }, /unknown option "r" for createTrainer's lora/],
+    [{ lora: { ...lora, targets: 'q_proj' } }, /lora\.targets: expected a list of names/],
+    [{ seed: 1.5 }, /seed: expected an integer of at least 0, found 1\.5/],
+    [{ seed: -1 }, /seed/],
+    [{ beta1: undefined }, /beta1: expected a number/],
+    [{ beta1: 1 }, /beta1 is 1\.0*, expected 0 or more and less than 1/],
+    [{ beta2: -0.1 }, /beta2/],
+    [{ epsilon: 0 }, /epsilon/],
+    [{ epsilon: Number.NaN }, /epsilon/],
+    [{ weightDecay: Number.NaN }, /weight decay/],
+    [{ maxGradNorm: -1 }, /gradient clipping is -1/],
+    [{ maxGradNorm: Number.POSITIVE_INFINITY }, /gradient clipping is inf/],
+  ];
+  for (const [change, message] of badOptions)
+    await rejects(t, 'ERR_CFT_BAD_OPTION', message, () => model.createTrainer({ ...options, ...change }));
   trainer.dispose();
   t.throws(() => trainer.step(1), { instanceOf: CftError, code: 'ERR_CFT_DISPOSED' });
   t.throws(() => trainer.trainableParameters, { instanceOf: CftError, code: 'ERR_CFT_DISPOSED' });

@@ -130,13 +130,22 @@ test('LoRA becomes a PEFT folder that loads as the base with the adapter merged'
   });
 });
 
-test('a model that is handed over stays as it is', async (t) => {
+test('a model that is handed over stays as it is, and what it holds is in the plan', async (t) => {
   t.timeout(120_000);
   const folder = temporaryFolder(t);
+  const planned = async (options: TrainOptions): Promise<number> => {
+    let bytes = 0;
+    for await (const event of train(options)) if (event.type === 'plan') bytes = event.peakBytes!;
+    return bytes;
+  };
   await using model = await loadModel(tinyModel);
   const before = (await model.logits(ids)).data;
-  await train(base(join(folder, 'run'), { model }));
+  const beside = await planned(base(join(folder, 'run'), { model }));
   t.deepEqual((await model.logits(ids)).data, before);
+  t.is(
+    beside - (await planned(base(join(folder, 'other'), { dtype: model.dtype }))),
+    model.native.weightBytes,
+  );
 });
 
 test('weights of other tools are trained too, one more for the end token', async (t) => {

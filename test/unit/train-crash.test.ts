@@ -41,6 +41,7 @@ async function train(folder: string): Promise<void> {
       batch: { batchSize: 4 },
       loadBase: async () => fakeModel(new FakeTrainer()) as unknown as Model,
       loadOther: () => Promise.reject(new Error('nothing is merged here')),
+      heldBytes: 0,
       base: { name: 'base', revision: undefined },
       folder,
     },

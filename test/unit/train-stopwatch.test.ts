@@ -18,3 +18,10 @@ test('times of a stage add up over processes, and reach the file while it runs',
   t.true(trunks >= 2.1 && trunks < 12, String(trunks));
   t.true(train >= 0);
 });
+
+test('times that cannot be written end no run and hide no error', (t) => {
+  const watch = new Stopwatch(join(temporaryFolder(t), 'missing', 'stages.json'));
+  watch.start('train');
+  t.notThrows(() => watch.stop());
+  t.true(watch.seconds.train! >= 0);
+});

@@ -139,6 +139,12 @@ std::shared_ptr<MappedFile> MappedFile::open(const std::string& path) {
   return std::shared_ptr<MappedFile>(new MappedFile(path, static_cast<const uint8_t*>(data), size));
 }
 
+void MappedFile::forget(uint64_t offset, uint64_t length) const {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t first = offset / page * page;
+  ::madvise(const_cast<uint8_t*>(data_) + first, offset - first + length, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() { ::munmap(const_cast<uint8_t*>(data_), size_); }
 
 at::Tensor TensorReader::read(const TensorEntry& entry, at::ScalarType dtype, at::Device device,
@@ -160,6 +166,8 @@ at::Tensor TensorReader::read(const TensorEntry& entry, at::ScalarType dtype, at
   // reinterpreted.
   at::Tensor raw = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
   std::memcpy(raw.data_ptr(), file->data() + entry.offset, entry.byte_length);
+  // Else a file of gigabytes would lie in memory twice until the last tensor is read.
+  file->forget(entry.offset, entry.byte_length);
   if (finite && raw.numel() > 0 && !at::isfinite(raw).all().item<bool>()) {
     throw Error("ERR_CFT_BAD_WEIGHTS", where + ": expected finite numbers, found NaN or infinity");
   }

@@ -33,6 +33,9 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   uint64_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  // The pages between may leave this process's memory; they come back from the file where they are read
+  // again.
+  void forget(uint64_t offset, uint64_t length) const;
 
  private:
   MappedFile(std::string path, const uint8_t* data, uint64_t size)

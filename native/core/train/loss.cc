@@ -49,6 +49,10 @@ at::Tensor wide_product(const at::Tensor& a, const at::Tensor& b) {
   return at::mm(a.to(at::kFloat), b.to(at::kFloat));  // the emulator's
 }
 
+int64_t own_chunk_rows(const Model& model) {
+  return std::clamp<int64_t>(kLogitsPerOwnChunk / model.config().vocab_size, 64, kMostRows);
+}
+
 }  // namespace
 
 HeadGradient head_loss_and_gradient(const Model& model, const at::Tensor& hidden, const at::Tensor& targets,
@@ -125,7 +129,7 @@ HeadGradient head_loss_and_gradient(const Model& model, const Linears& linears, 
                                     const at::Tensor& targets, const at::Tensor& weights,
                                     const RowNumbers& rows, Gradients& gradients) {
   const int64_t count = hidden.size(0), vocabulary = model.config().vocab_size;
-  const int64_t step = std::clamp<int64_t>(kLogitsPerOwnChunk / vocabulary, 64, kMostRows);
+  const int64_t step = own_chunk_rows(model);
   const LinearGroup head{model.head().weight, model.head().bias, {&model.head()}};
   HeadGradient result;
   result.hidden_gradient = at::empty_like(hidden);
@@ -183,10 +187,23 @@ HeadScores head_scores(const Model& model, const at::Tensor& hidden, const at::T
 
 HeadScores head_scores(const Model& model, const Linears& linears, const at::Tensor& hidden,
                        const at::Tensor& targets) {
+  const at::NoGradGuard no_grad;
+  const int64_t count = hidden.size(0), vocabulary = model.config().vocab_size;
+  const int64_t step = own_chunk_rows(model);
   const LinearGroup head{model.head().weight, model.head().bias, {&model.head()}};
-  return scores_of(model, targets, [&](int64_t begin, int64_t count) {
-    return linears.forward(head, hidden.narrow(0, begin, count), {});
-  });
+  HeadScores scores{std::vector<float>(count), std::vector<float>(count), std::vector<float>(count)};
+  for (int64_t begin = 0; begin < count; begin += step) {
+    const int64_t size = std::min(step, count - begin);
+    const at::Tensor logits = linears.forward(head, hidden.narrow(0, begin, size), {});
+    at::parallel_for(0, size, 1, [&](int64_t first, int64_t last) {
+      const int64_t row = begin + first;
+      cpu::train_kernels().token_scores(logits.const_data_ptr<float>() + first * vocabulary, last - first,
+                                        vocabulary, targets.const_data_ptr<int64_t>() + row,
+                                        scores.nll.data() + row, scores.entropies.data() + row,
+                                        scores.correct.data() + row);
+    });
+  }
+  return scores;
 }
 
 }  // namespace cft

@@ -55,6 +55,24 @@ AdamWOptions with_seed(AdamWOptions adamw, uint64_t seed) {
   return adamw;
 }
 
+// A moment that never fades, or a rate divided by nothing, makes NaN of the weights in one step.
+void check_options(const TrainerOptions& options) {
+  const auto check = [](const char* name, double value, bool good, const char* expected) {
+    if (good) return;
+    throw Error("ERR_CFT_BAD_OPTION",
+                std::string(name) + " is " + std::to_string(value) + ", expected " + expected);
+  };
+  const AdamWOptions& a = options.adamw;
+  const char *share = "0 or more and less than 1", *natural = "a number of at least 0";
+  const auto is_natural = [](double value) { return std::isfinite(value) && value >= 0; };
+  check("beta1", a.beta1, a.beta1 >= 0 && a.beta1 < 1, share);
+  check("beta2", a.beta2, a.beta2 >= 0 && a.beta2 < 1, share);
+  check("epsilon", a.epsilon, std::isfinite(a.epsilon) && static_cast<float>(a.epsilon) > 0,
+        "a positive number");
+  check("weight decay", a.weight_decay, is_natural(a.weight_decay), natural);
+  check("gradient clipping", options.max_grad_norm, is_natural(options.max_grad_norm), natural);
+}
+
 [[noreturn]] void refuse_state(const std::string& file, const std::string& what) {
   throw Error("ERR_CFT_BAD_DATA", file + ": " + what);
 }
@@ -68,7 +86,9 @@ Trainer::Trainer(Model& model, const TrainerOptions& options)
       adapter_(options.lora ? std::optional<Adapter>(std::in_place, model, *options.lora, options.seed)
                             : std::nullopt),
       gradients_(tensors(parameters())),
-      optimizer_(parameters(), with_seed(options.adamw, options.seed), device_) {}
+      optimizer_(parameters(), with_seed(options.adamw, options.seed), device_) {
+  check_options(options);
+}
 
 const std::vector<std::pair<std::string, at::Tensor>>& Trainer::parameters() const {
   return adapter_ ? adapter_->parameters() : model_.parameters();

@@ -59,6 +59,10 @@ struct TrainKernels {
   // finite becomes NaN.
   void (*cross_entropy)(float* logits, int64_t rows, int64_t n, const int64_t* targets, const float* weights,
                         float* nll);
+  // Of each row of n logits: nll of the target and entropy of the distribution in nats, and 1 where the
+  // target is the first of the largest logits, else 0; NaN where the row holds one.
+  void (*token_scores)(const float* logits, int64_t rows, int64_t n, const int64_t* targets, float* nll,
+                       float* entropies, float* correct);
   // x[i] *= 0 or 1 / (1 - rate), by (key, index of x[i]) alone.
   void (*dropout)(float* x, int64_t count, uint32_t key, uint64_t first_index, float rate);
   double (*sum_of_squares)(const float* x, int64_t count);

@@ -17,6 +17,13 @@ CFT_INLINE float exp_one(float x) {
   return lanes[0];
 }
 
+// What softmax and cross-entropy use: a NaN among the scores must not count as a very small one.
+CFT_INLINE float exp_or_nan_one(float x) {
+  float lanes[kWidth];
+  store(lanes, exp_or_nan(all(x)));
+  return lanes[0];
+}
+
 void rms_norm(const float* x, const float* weight, float* y, float* inverse, int64_t rows, int64_t n,
               float eps) {
   const int64_t whole = whole_vectors(n);
@@ -124,13 +131,13 @@ void causal_softmax(float* scores, const CausalRows& rows, float* log_sums) {
     for (int64_t i = whole; i < last; ++i) top = scores[i] > top ? scores[i] : top;
     Vec sums = zero();
     for (int64_t i = first; i < whole; i += kWidth) {
-      const Vec p = exp((load(scores + i) - all(top)) * all(rows.scale));
+      const Vec p = exp_or_nan((load(scores + i) - all(top)) * all(rows.scale));
       store(scores + i, p);
       sums = sums + p;
     }
     float sum = lane_sum(sums);
     for (int64_t i = whole; i < last; ++i) {
-      scores[i] = exp_one((scores[i] - top) * rows.scale);
+      scores[i] = exp_or_nan_one((scores[i] - top) * rows.scale);
       sum += scores[i];
     }
     log_sums[r] = top * rows.scale + std::log(sum);
@@ -149,14 +156,16 @@ void causal_softmax_backward(float* scores, float* gradients, const CausalRows& 
     const int64_t whole = first + whole_vectors(last - first);
     const float log_sum = log_sums[r], delta = deltas[r];
     for (int64_t i = first; i < whole; i += kWidth) {
-      const Vec p = exp(load(scores + i) * all(rows.scale) - all(log_sum));
+      const Vec p = exp_or_nan(load(scores + i) * all(rows.scale) - all(log_sum));
       store(scores + i, p);
       store(gradients + i, p * (load(gradients + i) - all(delta)) * all(rows.scale));
     }
     for (int64_t i = whole; i < last; ++i) {
-      scores[i] = exp_one(scores[i] * rows.scale - log_sum);
+      scores[i] = exp_or_nan_one(scores[i] * rows.scale - log_sum);
       gradients[i] = scores[i] * (gradients[i] - delta) * rows.scale;
     }
+    // A single key has all the weight whatever its score; rounding would leave a slope there.
+    if (last - first == 1 && std::isfinite(log_sum)) gradients[first] = 0.0f;
     for (int64_t i = 0; i < first; ++i) scores[i] = gradients[i] = 0.0f;
     for (int64_t i = last; i < rows.keys; ++i) scores[i] = gradients[i] = 0.0f;
   }
@@ -176,14 +185,14 @@ void cross_entropy(float* logits, int64_t rows, int64_t n, const int64_t* target
     for (int64_t begin = 0; begin < whole; begin += 64 * kWidth) {
       Vec sums = zero();
       for (int64_t i = begin; i < whole && i < begin + 64 * kWidth; i += kWidth) {
-        const Vec p = exp(load(logits + i) - all(top));
+        const Vec p = exp_or_nan(load(logits + i) - all(top));
         store(logits + i, p);
         sums = sums + p;
       }
       sum += lane_sum(sums);
     }
     for (int64_t i = whole; i < n; ++i) {
-      logits[i] = exp_one(logits[i] - top);
+      logits[i] = exp_or_nan_one(logits[i] - top);
       sum += logits[i];
     }
     nll[r] = static_cast<float>(top - at_target + std::log(sum));
@@ -192,6 +201,42 @@ void cross_entropy(float* logits, int64_t rows, int64_t n, const int64_t* target
     for (int64_t i = 0; i < whole; i += kWidth) store(logits + i, load(logits + i) * all(scale));
     for (int64_t i = whole; i < n; ++i) logits[i] *= scale;
     logits[targets[r]] -= weights[r];
+  }
+}
+
+// With d = logit - top: nll = log(sum of exp(d)) - d of the target, entropy = log(sum) - sum of d exp(d) /
+// sum.
+void token_scores(const float* logits, int64_t rows, int64_t n, const int64_t* targets, float* nll,
+                  float* entropies, float* correct) {
+  const int64_t whole = whole_vectors(n);
+  for (int64_t r = 0; r < rows; ++r, logits += n) {
+    Vec tops = all(-std::numeric_limits<float>::infinity());
+    for (int64_t i = 0; i < whole; i += kWidth) tops = max(tops, load(logits + i));
+    float top = lane_max(tops);
+    for (int64_t i = whole; i < n; ++i) top = logits[i] > top ? logits[i] : top;
+    double sum = 0, products = 0;
+    for (int64_t begin = 0; begin < whole; begin += 64 * kWidth) {
+      Vec sums = zero(), parts = zero();
+      for (int64_t i = begin; i < whole && i < begin + 64 * kWidth; i += kWidth) {
+        const Vec d = load(logits + i) - all(top), p = exp_or_nan(d);
+        sums = sums + p;
+        parts = fma(p, d, parts);
+      }
+      sum += lane_sum(sums);
+      products += lane_sum(parts);
+    }
+    for (int64_t i = whole; i < n; ++i) {
+      const float p = exp_or_nan_one(logits[i] - top);
+      sum += p;
+      products += static_cast<double>(p) * (logits[i] - top);
+    }
+    const int64_t target = targets[r];
+    nll[r] = static_cast<float>(top - logits[target] + std::log(sum));
+    entropies[r] = static_cast<float>(std::log(sum) - products / sum);
+    // Of equal ones the first is the model's choice.
+    int64_t first = 0;
+    while (first < target && logits[first] != top) ++first;
+    correct[r] = first == target && logits[target] == top ? 1.0f : 0.0f;
   }
 }
 
@@ -306,7 +351,8 @@ void adamw(const AdamWTask& t) {
 constexpr TrainKernels make_train_kernels(const char* name) {
   return {name,          rms_norm,        rms_norm_again, rms_norm_backward,
           swiglu,        swiglu_backward, causal_softmax, causal_softmax_backward,
-          cross_entropy, dropout,         sum_of_squares, adamw};
+          cross_entropy, token_scores,    dropout,        sum_of_squares,
+          adamw};
 }
 
 }  // namespace

@@ -116,8 +116,7 @@ CFT_INLINE float lane_max(Vec v) {
 
 // exp(x) for x <= 88, relative error below 2e-7: range reduction by ln 2, polynomial of degree 6 with the
 // coefficients of Cephes' expf. Below -87 it gives the value at -87 (1.6e-38).
-CFT_INLINE Vec exp(Vec x) {
-  x = max(x, all(-87.0f));
+CFT_INLINE Vec exp_of_bounded(Vec x) {
   const Vec shifted = fma(x, all(1.44269504088896341f), all(12582912.0f));  // an integer in the low bits
   const Vec n = shifted - all(12582912.0f);
   const Vec r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), x));
@@ -129,6 +128,9 @@ CFT_INLINE Vec exp(Vec x) {
   p = fma(p * r, r, r) + all(1.0f);
   return p * power_of_two(shifted);
 }
+CFT_INLINE Vec exp(Vec x) { return exp_of_bounded(max(x, all(-87.0f))); }
+// The same, but NaN for NaN: `max` gives its second operand where one of the two is NaN.
+CFT_INLINE Vec exp_or_nan(Vec x) { return exp_of_bounded(max(all(-87.0f), x)); }
 
 // silu(x) * y, silu(x) = x / (1 + exp(-x)); bounded where exp(-x) would overflow, far below where it matters.
 CFT_INLINE Vec silu_times(Vec x, Vec y) {
