@@ -1,6 +1,7 @@
 // Whole training steps by a device's kernels against the CPU's own pass by hand: kernels under the emulator,
 // the model on the CPU. With a GPU the same once more on the real thing ("CUDA: ...").
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>  // before doctest: its CHECK would take the place of doctest's
 #include <doctest.h>
 
 #include <limits>
