@@ -22,7 +22,7 @@ const linearModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_
 export function loraOptions(options: ResolvedOptions<'train'>): NativeLoraOptions | undefined {
   const { loraRank: rank, loraTargets } = options;
   if (rank === 0) return undefined;
-  const targets = loraTargets.includes('all-linear') ? linearModules : loraTargets;
+  const targets = loraTargets.includes('all-linear') ? linearModules : [...new Set(loraTargets)];
   for (const target of targets) {
     if (linearModules.includes(target)) continue;
     throw new CftError(

@@ -20,7 +20,15 @@ import {
   type Span,
   unevaluated,
 } from './extract.js';
-import { canonicalText, foldDigits, maxAnswerLength, tokenize, trimAnswer, wordKey } from './normalize.js';
+import {
+  canonicalText,
+  foldDigits,
+  maxAnswerLength,
+  sameWords,
+  tokenize,
+  trimAnswer,
+  wordKey,
+} from './normalize.js';
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { shortWords } from './symbols.js';
@@ -168,7 +176,7 @@ class Gold {
     const reading = read((this.isNumber ? spelledNumber(text) : undefined) ?? text);
     if (reading === undefined || this.#reading === undefined) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
-    if (this.isWords) return wordKey(text) === this.#words;
+    if (this.isWords) return sameWords(wordKey(text), this.#words);
     const { anyOrder } = this;
     if (equalAnswers(this.#reading.answer, reading.answer, { anyOrder }))
       return !unitsContradict(this.text, text);
@@ -178,7 +186,7 @@ class Gold {
     }
     // July 4, 1776; what reads as an expression is no text.
     const isText = this.#words !== undefined && this.#reading.answer.kind !== 'expression';
-    if (isText && wordKey(text) === this.#words) return true;
+    if (isText && sameWords(wordKey(text), this.#words)) return true;
     // (1,234) may be a pair as well, on either side; 1,234 alone is a list only in the same spelling.
     if (!this.#hasGroups && !hasGroups(text)) return false;
     const [gold, found] = [read(this.text, false), read(text, false)];

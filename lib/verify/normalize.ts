@@ -335,6 +335,13 @@ export function trimAnswer(text: string): string {
   return trimmed;
 }
 
+/** Of two keys; spaces that were left out make no other words, as long as these are no short names: `golden gate`. */
+export function sameWords(a: string | undefined, b: string | undefined): boolean {
+  if (a === b || a === undefined || b === undefined) return a === b;
+  const [joinedA, joinedB] = [a.replaceAll(' ', ''), b.replaceAll(' ', '')];
+  return joinedA === joinedB && /^\p{L}{8,}$/u.test(joinedA);
+}
+
 /**
  * Words only: case, articles and punctuation do not matter. Undefined where the text is not made of words. Where no word
  * has four letters it may be a formula (AB - CD, 2xy/3), and its signs count.
@@ -343,7 +350,8 @@ export function wordKey(text: string): string | undefined {
   if (text.length > maxAnswerLength) return undefined;
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
-    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g, ' ');
+    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g, ' ')
+    .replace(/^\s*\(([^()]*)\)\s*$/, '$1');
   // A backslash that is left begins a formula.
   if (!/^\s*[^\s\\-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))
     return undefined;

@@ -1,6 +1,7 @@
 /** The plan of a training's memory: what it is made of, and what follows from it. */
 import test from 'ava';
 import { type MemoryRequest, planMemory, planMicroBatch } from '../../lib/train/memory-plan.js';
+import { mostRows, planRun } from '../../lib/train/run-plan.js';
 
 /** SmolLM2-135M. */
 const config = {
@@ -94,4 +95,38 @@ test('on a CPU checkpointing can be asked for and refused', (t) => {
   const settings = { config, dtype: 'float32', parameters: request.parameters, lora: undefined } as const;
   t.true(planMicroBatch(settings, 300, true, 'on').checkpoint);
   t.false(planMicroBatch(settings, 8192, true, 'off').checkpoint);
+});
+
+test('rows that sequences share count once, unless dropout makes them differ', (t) => {
+  const of = (...lists: number[][]) =>
+    lists.map((ids) => ({ tokenIds: Int32Array.from(ids), selected: Int32Array.of(ids.length - 1) }));
+  t.is(mostRows(of([1, 2, 3], [4, 5], [6]), 3), 6);
+  t.is(mostRows(of([1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 6, 7]), 3), 3 + 1 + 1 + 2 + 0);
+  t.is(mostRows(of([1, 2], [1, 2], [1, 2]), 2), 2);
+  t.is(mostRows([], 2), 0);
+
+  const shared = Array.from({ length: 400 }, (_, i) => i);
+  const examples = of(
+    ...Array.from({ length: 24 }, (_, j) => [...shared, ...Array.from({ length: 60 }, () => 500 + j)]),
+  );
+  const model = {
+    config,
+    device: 'cpu',
+    dtype: 'float32',
+    parameterCount: request.parameters,
+  } as unknown as Parameters<typeof planRun>[0];
+  const lora = { rank: 8, alpha: 16, dropout: 0, targets: ['q_proj'], rankStabilized: false };
+  const options = {
+    batch: { batchSize: 12 },
+    microBatchTokens: 6000,
+    gradientCheckpointing: 'off',
+    moments: 'float32',
+    masterWeights: 'float32',
+    lora,
+  } as const;
+  const plain = planRun(model, options, examples).peakBytes!;
+  const dropped = planRun(model, { ...options, lora: { ...lora, dropout: 0.1 } }, examples).peakBytes!;
+  const perRow = 4 * 30 * (576 + 960 + 576 + 9 + 576 + 3072 + 2);
+  // 12 x 460 rows against 400 + 12 x 60, and what a layer's backward needs beside.
+  t.true(dropped - plain > perRow * (5520 - 1120), `${plain} ${dropped}`);
 });
