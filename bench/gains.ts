@@ -55,6 +55,7 @@ const variants: readonly Variant[] = [
   { name: 'without waves', options: { waves: false } },
   { name: 'without drafts', options: { draft: false } },
   { name: 'one response at a time', options: {}, oneByOne: true },
+  { name: 'one response at a time, without drafts', options: { draft: false }, oneByOne: true },
   { name: 'nothing of these', options: { waves: false, draft: false }, oneByOne: true },
   { name: 'with --stop-at-answer', options: { stopAtAnswer: true }, otherLabels: true },
 ];
