@@ -2,21 +2,23 @@
  * Whether memory stays flat over a long annotation: resident memory of this process after the first 500 responses and
  * later on, each time after a collection of garbage (between two of them it swings by a tenth or so). Questions repeat;
  * the model is the tiny one of the tests.
- *   npx tsx bench/memory.ts [--responses 10000] [--model test/fixtures/annotation/llama]
+ *   npx tsx bench/memory.ts [--responses 10000] [--model test/fixtures/annotation/llama] [--output FILE]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { annotate } from '../lib/counterfactual/annotate.js';
+import { appendLines } from '../lib/files.js';
 
 const { values } = parseArgs({
   options: {
     responses: { type: 'string', default: '10000' },
     model: { type: 'string', default: 'test/fixtures/annotation/llama' },
     tokens: { type: 'string', default: '24' },
+    output: { type: 'string' },
   },
 });
 const count = Number(values.responses);
@@ -71,8 +73,10 @@ for await (const event of run) {
 }
 const { summary } = await run;
 rmSync(output, { recursive: true });
-print({
-  case: 'memory',
+const row = {
+  bench: 'memory',
+  date: new Date().toISOString(),
+  device_name: cpus()[0]?.model.trim(),
   model: values.model,
   responses: done,
   rollouts: summary.rollouts,
@@ -81,4 +85,6 @@ print({
   rss_mb_most_after: megabytes(most),
   rss_mb_end: megabytes(residentMemory()),
   growth: Math.round((1000 * (most - afterFirst)) / afterFirst) / 1000,
-});
+};
+print(row);
+if (values.output !== undefined) appendLines(values.output, [JSON.stringify(row)]);

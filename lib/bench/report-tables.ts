@@ -190,6 +190,38 @@ ${variants[0]!.repeats} repeats in turn${variants.some((row) => row.disturbed_re
   );
 }
 
+interface MemoryRow extends Row {
+  model: string;
+  responses: number;
+  rollouts: number;
+  rss_mb_after_500: number;
+  rss_mb_most_after: number;
+  growth: number;
+}
+
+function memory(all: readonly MemoryRow[]): string[] {
+  const rows = latest(all, ({ model }) => model);
+  if (rows.length === 0) return [];
+  return [
+    `## Resident memory over a long annotation
+
+${table(
+  ['model', 'responses', 'rollouts', 'MB after 500', 'most MB later', 'growth'],
+  rows.map((row) => [
+    row.model,
+    count(row.responses),
+    count(row.rollouts),
+    row.rss_mb_after_500,
+    row.rss_mb_most_after,
+    percent(row.growth),
+  ]),
+)}
+
+Each time after a collection of garbage. ${where(rows)}.
+`,
+  ];
+}
+
 function evaluation(all: readonly EvaluationRow[]): string[] {
   const rows = latest(all, ({ case: name, model, dtype }) => `${name}\n${model}\n${dtype}`);
   if (rows.length === 0) return [];
@@ -240,6 +272,7 @@ export function reportSections(values: readonly unknown[]): string[] {
   return [
     ...exactness(rows.filter(({ bench }) => bench === 'exactness') as (ReDecodingRow | Bfloat16Row)[]),
     ...gains(rows.filter(({ bench }) => bench === 'gains') as GainsRow[]),
+    ...memory(rows.filter(({ bench }) => bench === 'memory') as MemoryRow[]),
     ...evaluation(rows.filter(({ bench }) => bench === 'evaluation') as EvaluationRow[]),
   ];
 }
