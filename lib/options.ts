@@ -116,7 +116,10 @@ export function resolveOptions<C extends Command>(
   const place = where ? ` in ${where}` : '';
   for (const name of Object.keys(given)) {
     if (names.includes(name as OptionName) || given[name] === undefined) continue;
-    const near = nearest(name, names);
+    const near = nearest(
+      name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase()),
+      names,
+    );
     const owners = Object.hasOwn(specs, name) ? (specs[name] as OptionSpec).on : [];
     if (owners.length > 0) {
       throw new CftError(

@@ -70,7 +70,7 @@ function costs({ annotation, trained, seconds }: TrainResult): string[] {
       `annotation   ${count(annotation.correct)} of ${count(annotation.questions)} responses correct, ` +
         `${percent(annotation.criticalShare)} of ${count(annotation.tokens)} tokens critical, ` +
         `${count(annotation.rollouts)} rollouts, ${count(annotation.tokensPerSecond)} decoded tokens/s`,
-      `saved        ${savingsText(annotation) || 'nothing'} (rank 2 correct at ${percent(annotation.p2)})`,
+      `techniques   ${savingsText(annotation) || 'nothing saved'} (rank 2 correct at ${percent(annotation.p2)})`,
     );
   }
   lines.push(
@@ -105,7 +105,9 @@ export function trainTable(result: TrainResult, paint: Painter): string {
     `report       ${shortPath(report)}`,
     ...next.map((line, i) => `${i === 0 ? 'next' : '    '}         ${line}`),
     ...(before === undefined
-      ? ['             (no evaluation: give --eval-data, or --validation 0.1 for a share of the questions)']
+      ? [
+          '             (no evaluation: give --eval-data, or with --data a share of the questions by --validation 0.1)',
+        ]
       : []),
   ].join('\n');
 }

@@ -70,6 +70,10 @@ function modelIndex(name: string, strategy: string, gains: readonly Gains[]): Fi
   return results.length > 0 ? { 'model-index': [{ name, results }] } : {};
 }
 
+/** Without those on a share of given annotations, whose questions were chosen because their responses are right. */
+const gainsWorthSaying = (options: Fields, gains: readonly Gains[]): readonly Gains[] =>
+  textIn(options, 'annotations') === undefined || textIn(options, 'eval_data') !== undefined ? gains : [];
+
 function metadata(record: Fields, data: ReportData, adapter: boolean): Fields {
   const options = optionsOf(record);
   const base = hubName(textIn(options, 'model'));
@@ -80,7 +84,11 @@ function metadata(record: Fields, data: ReportData, adapter: boolean): Fields {
     ...(base !== undefined && { base_model: base, base_model_relation: adapter ? 'adapter' : 'finetune' }),
     ...licenceOf(textIn(options, 'model')),
     tags: ['critical-token-fine-tuning', 'cft-native', strategy, ...(adapter ? ['lora'] : [])],
-    ...modelIndex(base === undefined ? strategy : `${base.split('/')[1]}-${strategy}`, strategy, data.gains),
+    ...modelIndex(
+      base === undefined ? strategy : `${base.split('/')[1]}-${strategy}`,
+      strategy,
+      gainsWorthSaying(options, data.gains),
+    ),
   };
 }
 
@@ -135,6 +143,7 @@ function usage(base: string | undefined, adapter: boolean): string[] {
 /** The card as text. @param record run.json. */
 export function modelCard(record: Fields, data: ReportData, adapter: boolean): string {
   const options = optionsOf(record);
+  const gains = gainsWorthSaying(options, data.gains);
   const strategy = textIn(options, 'strategy') ?? 'cft';
   const base = hubName(textIn(options, 'model'));
   const { sites, costs } = data;
@@ -165,7 +174,7 @@ export function modelCard(record: Fields, data: ReportData, adapter: boolean): s
     `${adapter ? 'A LoRA adapter' : 'A model'}${base === undefined ? '' : ` of [${base}](https://huggingface.co/${base})`}, ` +
       `trained on its own correct responses, ${selected} (Ruan et al., arXiv 2510.10974). Made with ${data.generator}.`,
     '',
-    ...(data.gains.length > 0 ? ['## Evaluation', '', ...data.gains.flatMap(gainsText)] : []),
+    ...(gains.length > 0 ? ['## Evaluation', '', ...gains.flatMap(gainsText)] : []),
     '## Training',
     '',
     ...(sites

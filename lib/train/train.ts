@@ -107,6 +107,8 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
         message: `${common} of ${total} evaluation questions are trained on as well: the accuracy after says little`,
       });
     }
+    if (data.records !== undefined && inputs.evalData === undefined && data.evalQuestions.length > 0)
+      emit({ type: 'warning', message: selectedQuestions(data.evalQuestions.length) });
     const known = commonPrompts(data);
     if (known > 0) {
       const total = data.validationRecords.length;
@@ -141,6 +143,10 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
     if (loadedModel === undefined) await base[Symbol.asyncDispose]();
   }
 }
+
+const selectedQuestions = (questions: number): string =>
+  `the evaluation asks ${questions} held-out questions of the annotations, which are of responses that came out right: ` +
+  'the accuracy before is high by selection, and can hardly rise; give --eval-data for one that says something';
 
 /** How many evaluation questions are among those that are trained on. */
 function commonQuestions({ questions, heldOut, records, evalQuestions }: TrainData): number {

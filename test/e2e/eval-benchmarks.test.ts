@@ -91,7 +91,7 @@ test('overlap counts what is asked twice', async (t) => {
   writeFileSync(training, `${JSON.stringify({ question: questions(1)[0]!.toUpperCase() })}\n`);
   const result = await runCli(['overlap', '--benchmark', 'gsm8k,mawps', '--data', training], { env });
   t.is(result.status, 0, result.stderr);
-  t.regex(result.stdout, /mawps: 4 questions, 1 of them repeated \(3 = 2/);
+  t.regex(result.stdout, /mawps: 4 questions, 1 of them repeated \(3 = 2\)\n/);
   t.regex(result.stdout, /gsm8k: 1 of 3 questions are in train\.jsonl/);
   t.regex(result.stdout, /mawps: 2 of 4 questions are in gsm8k/);
   const json = await runCli(['overlap', '--benchmark', 'mawps', '--json'], { env });

@@ -202,12 +202,13 @@ test('an evaluation that asks in other words than the annotations were made with
     for await (const event of train(given)) if (event.type === 'warning') found.push(event.message);
     return found;
   };
-  const [warning, ...others] = await warnings('a', { validation: 0.2, userTemplate: '{question}' });
+  const [selected, warning, ...others] = await warnings('a', { validation: 0.2, userTemplate: '{question}' });
+  t.regex(selected!, /held-out questions of the annotations, .*the accuracy before is high by selection/);
   t.regex(warning!, /a\.meta\.json: .*another prompt \(system\); the evaluation uses --system ""/);
   t.is(others.length, 0);
   t.deepEqual(
     await warnings('b', { validation: 0.2, ...{ system: 'Be brief.', userTemplate: '{question}' } }),
-    [],
+    [selected],
   );
   t.deepEqual(await warnings('c', {}), [], 'nothing is evaluated');
 });

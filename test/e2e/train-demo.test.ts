@@ -80,6 +80,12 @@ test('without a model or data it runs every stage and ends with a table', async 
     readFileSync(join(folder, name, 'annotations.jsonl'), 'utf8'),
   );
   t.is(second, first);
+
+  // A run that is finished says the same once more.
+  const again = ['annotate', '--limit', '12', '--output', join(folder, 'annotated'), '--resume'];
+  const resumed = await runCli([...again, '--max-concurrency', '3']);
+  t.is(resumed.status, 0, resumed.stderr);
+  t.regex(resumed.stdout, /next +npx cft-native train --annotations .*annotated\/annotations\.jsonl/);
 });
 
 test('killed with -9 in each stage and resumed: the same annotations and weights', async (t) => {

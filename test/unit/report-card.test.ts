@@ -42,6 +42,16 @@ test('the card of a hub model names base, library, pipeline and results', async 
   t.regex(card, /\| LoRA rank \| 8 \|/);
 });
 
+test('an accuracy on held-out questions of given annotations is not in the card', async (t) => {
+  const options = { model: 'a/b', strategy: 'cft', annotations: 'a.jsonl', validation: 0.1 };
+  const data = await readData(makeRun(t));
+  const card = modelCard(runRecord({ options }), data, false);
+  t.is(front(card)['model-index'], undefined);
+  t.notRegex(card, /## Evaluation/);
+  const evaluated = modelCard(runRecord({ options: { ...options, eval_data: 'test.jsonl' } }), data, false);
+  t.regex(evaluated, /## Evaluation/);
+});
+
 test('a local base is not named, its licence is taken over, and names cannot break the table', async (t) => {
   const base = join(temporaryFolder(t), 'base');
   mkdirSync(base);

@@ -5,8 +5,9 @@ import { nextAfterAnnotate } from '../next.js';
 import type { CommandFunction } from '../program.js';
 
 export const annotateCommand: CommandFunction = async (given, context) => {
-  const { model, revision } = given as { model?: string; revision?: string };
-  let output = '';
+  const { model, revision, output: asked } = given as { model?: string; revision?: string; output?: string };
+  // A run that was finished already does not start.
+  let output = asked ?? '';
   const run = annotate({ ...(given as AnnotateOptions), signal: context.signal });
   const { summary } = await follow(run, context, (event) => {
     if (event.type === 'start') output = event.output;
@@ -19,7 +20,7 @@ export const annotateCommand: CommandFunction = async (given, context) => {
     `responses    ${count(correct)} of ${count(questions)} correct, ${count(summary.truncatedResponses)} truncated${stopped}`,
     `critical     ${count(criticalTokens)} of ${count(tokens)} tokens (${percent(criticalShare)}), ${count(unjudged)} unjudged`,
     `rollouts     ${count(summary.rollouts)}, ${count(summary.truncatedRollouts)} truncated; rank 2 correct at ${percent(summary.p2)} (p2)`,
-    `saved        ${savingsText(summary) || 'nothing'}`,
+    `techniques   ${savingsText(summary) || 'nothing saved'}`,
     `speed        ${count(summary.tokensPerSecond)} decoded tokens/s, ${duration(summary.seconds)}`,
     `folder       ${shortPath(output)}`,
     `next         ${nextAfterAnnotate(output, model ?? 'embedded', revision)}`,

@@ -1,5 +1,5 @@
 import { type BenchEvent, type BenchOptions, type BenchResult, type BenchRow, bench } from '../../index.js';
-import { count, duration, percent, shellQuoted, shortPath, textTable } from '../format.js';
+import { count, counted, duration, percent, shellQuoted, shortPath, textTable } from '../format.js';
 import type { CommandFunction } from '../program.js';
 import { View } from '../view.js';
 
@@ -41,7 +41,7 @@ function tell(view: View, event: BenchEvent): void {
       break;
     }
     case 'written':
-      view.line(`${count(event.rows)} rows appended to ${shortPath(event.file)}`);
+      view.line(`${counted(event.rows, 'row')} appended to ${shortPath(event.file)}`);
       break;
     case 'row':
     case 'train-row':

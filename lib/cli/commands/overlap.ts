@@ -2,8 +2,11 @@ import { findOverlaps, type OverlapOptions } from '../../eval/overlaps.js';
 import { count, counted } from '../format.js';
 import type { CommandFunction } from '../program.js';
 
-const examplesOf = (examples: readonly [string, string][]): string =>
-  examples.length === 0 ? '' : ` (${examples.map(([id, other]) => `${id} = ${other}`).join(', ')} ...)`;
+const examplesOf = (examples: readonly [string, string][], of: number): string => {
+  if (examples.length === 0) return '';
+  const more = examples.length < of ? ' ...' : '';
+  return ` (${examples.map(([id, other]) => `${id} = ${other}`).join(', ')}${more})`;
+};
 
 export const overlapCommand: CommandFunction = async (given, { json, signal }) => {
   const { duplicates, training, between } = await findOverlaps({ ...(given as OverlapOptions), signal });
@@ -14,11 +17,11 @@ export const overlapCommand: CommandFunction = async (given, { json, signal }) =
   const lines = [
     ...duplicates.map(
       ({ name, questions, repeated, examples }) =>
-        `${name}: ${counted(questions, 'question')}, ${count(repeated)} of them repeated${examplesOf(examples)}`,
+        `${name}: ${counted(questions, 'question')}, ${count(repeated)} of them repeated${examplesOf(examples, repeated)}`,
     ),
     ...[...training, ...between].map(
       ({ name, with: other, questions, shared, examples }) =>
-        `${name}: ${count(shared)} of ${counted(questions, 'question')} are in ${other}${examplesOf(examples)}`,
+        `${name}: ${count(shared)} of ${counted(questions, 'question')} are in ${other}${examplesOf(examples, shared)}`,
     ),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
