@@ -28,7 +28,7 @@ export const uninterpreted: ReadonlySet<string> = new Set([
   ...names('det arg Re Im tr sgn gcd lcm Var Pr'),
   ...names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
   '\\angle',
-  'f',
+  ...'fgh',
 ]);
 const accents = new Set(
   names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
@@ -320,11 +320,18 @@ export class ExpressionParser {
     }
     this.#at++;
     if (next.kind === 'number') return this.#subscripted(numberNode(next.text), next.text);
-    // f(2x) is no product.
-    if (next.text === 'f' && this.#is('(') && !this.#next?.spaced)
-      return { kind: 'apply', name: 'f', operands: [this.#group('(', ')')] };
+    // f(2x) is no product, nor is g(2x), where g(h + 1) may be one.
+    if (/^[fgh]$/.test(next.text) && this.#is('(') && !this.#next?.spaced && this.#isFunction(next.text))
+      return { kind: 'apply', name: next.text, operands: [this.#group('(', ')')] };
     if (next.kind === 'letter') return this.#subscripted({ kind: 'symbol', name: next.text }, next.text);
     return this.#commandNode(next.text);
+  }
+
+  #isFunction(name: string): boolean {
+    if (name === 'f') return true;
+    const close = this.#tokens.findIndex(({ text }, index) => index > this.#at && text === ')');
+    const isFactor = /^(?:number|letter)$/.test(this.#tokens[this.#at - 2]?.kind ?? '');
+    return !isFactor && this.#tokens.slice(this.#at, close).some(({ text }) => text === 'x');
   }
 
   /** `a_1`, `4210_7`: the subscript belongs to the name. */

@@ -33,8 +33,31 @@ const spellings: Record<string, string> = {
   degree: 'degrees?|deg',
   radian: 'radians?|rads?',
 };
+/** Units that do not stand side by side with others. */
+const single: Record<string, string> = {
+  N: 'N|newtons?',
+  kN: 'kN',
+  J: 'J|joules?',
+  kJ: 'kJ|kilojoules?',
+  W: 'W|watts?',
+  kW: 'kW|kilowatts?',
+  V: 'V|volts?',
+  A: 'A|amps?|amperes?',
+  Hz: 'Hz|hertz',
+  kHz: 'kHz|kilohertz',
+  MHz: 'MHz|megahertz',
+  Pa: 'Pa|pascals?',
+  kPa: 'kPa|kilopascals?',
+  gallon: 'gallons?|gal',
+  quart: 'quarts?|qts?',
+  pint: 'pints?',
+  ton: 'tons?|tonnes?',
+};
 const known = new Map<RegExp, string>(
-  Object.entries(spellings).map(([name, pattern]) => [new RegExp(`^(?:${pattern})$`), name]),
+  Object.entries({ ...spellings, ...single }).map(([name, pattern]) => [
+    new RegExp(`^(?:${pattern})$`),
+    name,
+  ]),
 );
 /** Units whose amounts may stand side by side: 12 feet 3 inches, 3 hours and 15 minutes. */
 export const measure = `(?:${Object.values(spellings).join('|')})`;
