@@ -114,7 +114,11 @@ export function takesBack(text: string, verdict: string): boolean {
 export function leadingVerdict(text: string): string | undefined {
   const verdict = /^\W{0,6}(yes|no|true|false)\s*[,;:.!]/i.exec(text)?.[1]?.toLowerCase();
   if (verdict === undefined || text.length > 400) return undefined;
-  const opposite = new RegExp(`\\b(?:${opposites[verdict]}|wait|actually|but|however)\\b`, 'i');
+  // "Yes, if x > 0" is a condition.
+  const opposite = new RegExp(
+    `\\b(?:${opposites[verdict]}|wait|actually|but|however|if|unless|only|except|maybe|perhaps)\\b`,
+    'i',
+  );
   // "Yes, it cannot" says either.
   const isDenied =
     /^(?:yes|true)$/.test(verdict) && /\b(?:not|never|cannot|false|wrong)\b|n['’]t\b/i.test(text);

@@ -162,6 +162,7 @@ export const synonyms: Record<string, string> = {
   minus: '-',
   plus: '+',
   slash: '/',
+  mod: '\\pmod',
   bigcup: '\\cup',
   bigcap: '\\cap',
 };
