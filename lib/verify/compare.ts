@@ -276,10 +276,21 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
 /** The question says that the order of items does not matter. */
 let anyOrder = false;
 
+/** A member {1} is not the member 1. */
+let inSequence = false;
+function withinSequence(compare: () => boolean): boolean {
+  const outer = inSequence;
+  inSequence = true;
+  const areEqual = compare();
+  inSequence = outer;
+  return areEqual;
+}
+
 /** True where the two answers are equal; `gold` defines what is expected. */
 export function equalAnswers(gold: Answer, predicted: Answer, options: { anyOrder?: boolean } = {}): boolean {
   comparisons = maxComparisons;
   identities = 0;
+  inSequence = false;
   anyOrder = options.anyOrder === true;
   return compareAnswers(gold, predicted);
 }
@@ -376,6 +387,7 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
     case 'expression':
       if (b.kind === 'expression') return equalNodes(a.node, b.node);
       return (
+        !inSequence &&
         b.kind === 'sequence' &&
         b.open === '{' &&
         b.items.length === 1 &&
@@ -384,12 +396,14 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         compareAnswers(a, b.items[0] as Answer)
       );
     case 'sequence':
-      if (a.items.length === 1)
-        return compareAnswers(
-          a.items[0] as Answer,
-          b.kind === 'sequence' && b.items.length === 1 ? (b.items[0] as Answer) : b,
+      if (a.items.length === 1) {
+        const single = b.kind === 'sequence' && b.items.length === 1 ? b : undefined;
+        return (
+          (single !== undefined || !inSequence) &&
+          withinSequence(() => compareAnswers(a.items[0] as Answer, single?.items[0] ?? b))
         );
-      return equalSequences(a, b);
+      }
+      return withinSequence(() => equalSequences(a, b));
     case 'union':
       return b.kind === 'union' && equalInAnyOrder(a.items, b.items);
     case 'relation':

@@ -82,11 +82,11 @@ function wholeOf(value: Value | undefined, highest: number): number | undefined 
   return Number(exact.numerator);
 }
 
-function factorial(value: Value | undefined): Value | undefined {
+function factorial(value: Value | undefined, step = 1n): Value | undefined {
   const n = wholeOf(value, 60);
   if (n === undefined) return undefined;
   let product = 1n;
-  for (let factor = 2n; factor <= BigInt(n); factor++) product *= factor;
+  for (let factor = BigInt(n); factor > 1n; factor -= step) product *= factor;
   return exactly(rational.rational(product));
 }
 
@@ -121,6 +121,7 @@ function apply(name: string, operands: readonly Node[]): Value | undefined {
   const value = evaluate(last);
   if (value === undefined) return undefined;
   if (name === '!') return factorial(value);
+  if (name === '!!') return factorial(value, 2n);
   if (name === '\\binom') return binomial(wholeOf(evaluate(operands[0] as Node), 1000), wholeOf(value, 1000));
   if (name === '\\abs') return value.approximate < 0 ? negated(value) : value;
   if (name === '\\floor' || name === '\\ceil') return rounded(value, name === '\\floor');

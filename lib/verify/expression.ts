@@ -5,7 +5,7 @@
 import { evaluate } from './evaluate.js';
 import { canonicalText, type Token } from './normalize.js';
 import { parseDecimal, type Rational } from './rational.js';
-import { hedges, isMeaningful, magnitudeOf } from './words.js';
+import { hedges, isMeaningful, magnitudeOf, spelledNumber } from './words.js';
 
 export type Node =
   /** `decimals`: digits after the point as written; none where they repeat for ever. */
@@ -27,7 +27,8 @@ const names = (words: string): string[] => words.split(' ').map((word) => `\\${w
 export const uninterpreted: ReadonlySet<string> = new Set([
   ...names('det arg Re Im tr sgn gcd lcm Var Pr'),
   ...names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
-  'f',
+  '\\angle',
+  ...'fgh',
 ]);
 const accents = new Set(
   names('overline bar vec hat widehat tilde widetilde underline overrightarrow overleftarrow dot ddot'),
@@ -60,6 +61,8 @@ const infix = new Set(
       'neg lnot oplus otimes prec succ perp parallel cong propto cap cup atop',
   ),
 );
+/** Letters that are no unit. */
+const variables = new Set('a b c n p q r t u v x y z i X Y'.split(' '));
 /** They end a product. */
 const closers = new Set(names('over choose rfloor rceil circ pm'));
 const whole = (value: number): Node => ({
@@ -127,6 +130,9 @@ export class ExpressionParser {
       const isThousand = text === 'k' || (text === 'K' && !spaced);
       if (kind === 'word' && (isThousand || isMeaningful(text.toLowerCase()))) return;
       if (kind === 'command' || (kind === 'number' && !isExponent)) return;
+      // "mph/x" is a quotient; "miles a day" has an article.
+      const isArticle = text === 'a' && this.#tokens[at + 1]?.kind === 'word';
+      if (kind === 'letter' && variables.has(text) && !isArticle) return;
       if (kind === 'symbol' && !"^/*(){}-.'".includes(text)) return;
       isExponent = text === '^' || (isExponent && (text === '{' || text === '-'));
     }
@@ -245,7 +251,7 @@ export class ExpressionParser {
       const magnitude = word === '' ? undefined : magnitudeOf(word);
       const isPercent = this.#is('%') || word === 'percent' || word === 'percentage' || word === 'pct';
       if (this.#isDenominator && (isPercent || magnitude !== undefined)) return node;
-      if (this.#is('!')) node = { kind: 'apply', name: '!', operands: [node] };
+      if (this.#is('!')) node = { kind: 'apply', name: this.#factorial(), operands: [node] };
       else if (isPercent) node = { kind: 'percent', operand: node };
       else if (this.#is('\\circ')) {
         // f \circ g
@@ -255,6 +261,14 @@ export class ExpressionParser {
       else return node;
       this.#at++;
     }
+  }
+
+  /** n!! is the double factorial, and no (n!)!. */
+  #factorial(): string {
+    const second = this.#tokens[this.#at + 1];
+    if (second?.text !== '!' || second.spaced) return '!';
+    this.#at++;
+    return '!!';
   }
 
   #group(open: string, close: string): Node {
@@ -306,11 +320,18 @@ export class ExpressionParser {
     }
     this.#at++;
     if (next.kind === 'number') return this.#subscripted(numberNode(next.text), next.text);
-    // f(2x) is no product.
-    if (next.text === 'f' && this.#is('(') && !this.#next?.spaced)
-      return { kind: 'apply', name: 'f', operands: [this.#group('(', ')')] };
+    // f(2x) is no product, nor is g(2x), where g(h + 1) may be one.
+    if (/^[fgh]$/.test(next.text) && this.#is('(') && !this.#next?.spaced && this.#isFunction(next.text))
+      return { kind: 'apply', name: next.text, operands: [this.#group('(', ')')] };
     if (next.kind === 'letter') return this.#subscripted({ kind: 'symbol', name: next.text }, next.text);
     return this.#commandNode(next.text);
+  }
+
+  #isFunction(name: string): boolean {
+    if (name === 'f') return true;
+    const close = this.#tokens.findIndex(({ text }, index) => index > this.#at && text === ')');
+    const isFactor = /^(?:number|letter)$/.test(this.#tokens[this.#at - 2]?.kind ?? '');
+    return !isFactor && this.#tokens.slice(this.#at, close).some(({ text }) => text === 'x');
   }
 
   /** `a_1`, `4210_7`: the subscript belongs to the name. */
@@ -318,9 +339,13 @@ export class ExpressionParser {
     if (!this.#is('_')) return node;
     this.#at++;
     const start = this.#at;
-    if (this.#is('{')) this.#group('{', '}');
+    const base = this.#is('{') && this.#tokens[start + 2]?.text === '}' ? this.#tokens[start + 1] : undefined;
+    // 1011_{\text{two}}
+    const spelled = base?.kind === 'word' ? spelledNumber(base.text) : undefined;
+    if (spelled !== undefined) this.#at += 3;
+    else if (this.#is('{')) this.#group('{', '}');
     else this.#at++;
-    const subscript = canonicalText(this.#tokens.slice(start, this.#at));
+    const subscript = spelled ?? canonicalText(this.#tokens.slice(start, this.#at));
     return { kind: 'symbol', name: `${name}_${subscript}` };
   }
 
@@ -335,6 +360,7 @@ export class ExpressionParser {
       return { kind: 'power', base, exponent: { kind: 'divide', numerator: whole(1), denominator: degree } };
     }
     if (name === '\\binom') return { kind: 'apply', name, operands: [this.#argument(), this.#argument()] };
+    if (name === '\\angle' && this.#next?.kind === 'letter') return this.#angle();
     if (functions.has(name)) return this.#application(name);
     if (Object.hasOwn(rounding, name)) {
       const [close, applied] = rounding[name] as [string, string];
@@ -346,13 +372,25 @@ export class ExpressionParser {
       const start = this.#at;
       const operand = this.#argument();
       const text = canonicalText(this.#tokens.slice(start, this.#at));
-      const isArrow = name.endsWith('arrow');
+      const isArrow = name.endsWith('arrow') || (name === '\\vec' && /^\{ [A-Z] [A-Z] \}$/.test(text));
       return isArrow
         ? { kind: 'symbol', name: `${name} ${text}` }
         : this.#subscripted({ kind: 'apply', name, operands: [operand] }, `${name} ${text}`);
     }
     if (relations.has(name) || name.includes('{') || name === '\\begin' || infix.has(name)) throw unreadable;
     return this.#subscripted({ kind: 'symbol', name }, name);
+  }
+
+  /** The middle letter is the corner: ABC is CBA and is not ACB. */
+  #angle(): Node {
+    let corners = '';
+    while (corners.length < 3 && this.#next?.kind === 'letter') {
+      corners += this.#next.text;
+      this.#at++;
+    }
+    const turned = [...corners].reverse().join('');
+    const name = corners.length === 3 && turned < corners ? turned : corners;
+    return { kind: 'apply', name: '\\angle', operands: [{ kind: 'symbol', name }] };
   }
 
   /** A function's base or power (\log_2, \sin^2) and its argument: a group, or the factors up to the next operator. */

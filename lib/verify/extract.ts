@@ -118,6 +118,8 @@ function sentenceEnd(text: string, start: number): number {
     if (character !== '.' && character !== '!' && character !== '?') continue;
     const next = text[at + 1];
     if (next !== undefined && next.trim() !== '') continue;
+    // 0.333...
+    if (text.slice(at - 2, at + 1) === '...' && /\d/.test(text[at - 3] ?? '')) return at + 1;
     // "Mrs. Hilt", "approx. 5", "3:30 p.m. today"
     if (
       character === '.' &&

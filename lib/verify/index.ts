@@ -20,6 +20,7 @@ import {
   type Span,
   unevaluated,
 } from './extract.js';
+import { connectivesContradict, dateOf, leadingVerdict, plainForm, takesBack } from './forms.js';
 import {
   canonicalText,
   foldDigits,
@@ -32,7 +33,7 @@ import {
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { shortWords } from './symbols.js';
-import { unitsContradict } from './units.js';
+import { currencyContradicts, unitsContradict } from './units.js';
 import { isMeaningful, isProduct, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
@@ -125,6 +126,9 @@ class Gold {
   readonly #words: string | undefined;
   readonly #hasGroups: boolean;
   readonly #ratio: Reading | undefined;
+  readonly #date: string | undefined;
+  /** The text as the parser reads it. */
+  readonly #form: string;
 
   constructor(
     text: string,
@@ -132,16 +136,22 @@ class Gold {
     readonly anyOrder: boolean,
   ) {
     this.text = text;
+    const form = plainForm(text, false);
+    this.#form = form;
     const spelled = spelledNumber(text);
-    this.#reading = readGold(spelled ?? text);
-    this.#words = spelled === undefined && !isProductOfLetters(text) ? wordKey(text) : undefined;
+    this.#reading = readGold(spelled ?? form);
+    this.#words =
+      spelled === undefined && !isProductOfLetters(text) && form !== '\\mathbb{R}'
+        ? wordKey(text)
+        : undefined;
+    this.#date = dateOf(text);
     this.#hasGroups = hasGroups(text);
     const ratio = ratioOf(text);
     this.#ratio = ratio === undefined ? undefined : read(ratio);
   }
 
   get method(): string {
-    if (this.isWords) return 'text';
+    if (this.isWords || this.#date !== undefined) return 'text';
     const { answer } = this.#reading ?? {};
     if (answer === undefined || answer.kind === 'opaque') return 'text';
     if (answer.kind === 'expression') return isNumeric(answer) ? 'number' : 'expression';
@@ -154,7 +164,12 @@ class Gold {
   }
 
   get isNumber(): boolean {
-    return this.#reading !== undefined && !this.isWords && isNumeric(this.#reading.answer);
+    return (
+      this.#reading !== undefined &&
+      !this.isWords &&
+      this.#date === undefined &&
+      isNumeric(this.#reading.answer)
+    );
   }
 
   /** How many boxes a response may spread this answer over. */
@@ -170,16 +185,38 @@ class Gold {
     return note.length > 0 && !note.some((word) => this.note.some((own) => stem(own) === stem(word)));
   }
 
+  /** "Yes, she can" for yes. */
+  isVerdictOf(text: string): boolean {
+    return this.isWords && leadingVerdict(text) === this.#words;
+  }
+
+  isTakenBack(text: string): boolean {
+    return this.isWords && takesBack(text, this.#words ?? '');
+  }
+
+  /** A segment with or without its bar, as the gold answer has it. */
+  #segment(text: string): string {
+    const letters = /^\\overline\s?\{([A-Z]{2})\}$/;
+    if (/^[A-Z]{2}$/.test(this.text)) return letters.exec(text)?.[1] ?? text;
+    return letters.test(this.text) && /^[A-Z]{2}$/.test(text) ? `\\overline{${text}}` : text;
+  }
+
   /** True where `text` as a whole is this answer. */
-  matches(text: string): boolean {
-    if (text === this.text) return true;
-    const reading = read((this.isNumber ? spelledNumber(text) : undefined) ?? text);
+  matches(spelled: string): boolean {
+    if (spelled === this.text) return true;
+    const text = this.#segment(spelled);
+    if (this.#date !== undefined) return dateOf(text) === this.#date;
+    if (connectivesContradict(this.text, text)) return false;
+    const { isNumber } = this;
+    if (isNumber && currencyContradicts(this.text, text)) return false;
+    const form = plainForm(text, isNumber);
+    const reading = read((isNumber ? spelledNumber(text) : undefined) ?? form);
     if (reading === undefined || this.#reading === undefined) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
     if (this.isWords) return sameWords(wordKey(text), this.#words);
     const { anyOrder } = this;
     if (equalAnswers(this.#reading.answer, reading.answer, { anyOrder }))
-      return !unitsContradict(this.text, text);
+      return !unitsContradict(this.#form, form);
     if (this.#ratio !== undefined) {
       const ratio = read(ratioOf(text) ?? text);
       if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
@@ -251,7 +288,8 @@ function isDenied(text: string, { start }: Span): boolean {
 
 /** What a marked answer says as a whole, or the one value that it holds among words. */
 function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
-  if (gold.matches(text)) return [true, text];
+  if (gold.matches(text) || gold.isVerdictOf(text)) return [true, text];
+  if (gold.isNumber && currencyContradicts(gold.text, text)) return [false, text];
   // x = 5 is not the 5 of "y = 5".
   const held =
     gold.isWords || (gold.method === 'relation' && text.includes('=')) ? undefined : valueInPhrase(text);
@@ -261,7 +299,8 @@ function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boo
   // "The answer is yes, because ..."
   const cut = text.search(/[,;:.(]|\s(?:because|since)\b/);
   const start = isPhrase && gold.isWords && cut > 0 ? text.slice(0, cut) : undefined;
-  return start !== undefined && gold.matches(start) ? [true, start] : [false, text];
+  const isTaken = start !== undefined && gold.matches(start) && !gold.isTakenBack(text);
+  return isTaken ? [true, start] : [false, text];
 }
 
 /** Any value: what is neither text nor a number says nothing. */
@@ -317,7 +356,10 @@ export function verify(
   const last = lastAnswer(response, gold.isNumber, gold.isNumber && !unevaluated.test(goldText));
   if (last === undefined) return none;
   const text = trimAnswer(last.value ?? last.text);
-  return result(last.value !== undefined && gold.matches(text), text);
+  return result(
+    last.value !== undefined && (gold.matches(text) || gold.isVerdictOf(text.split(/[.!?]\s+/).at(-1) ?? '')),
+    text,
+  );
 }
 
 function matchBoxes(

@@ -316,7 +316,10 @@ export function trimAnswer(text: string): string {
   for (let round = 0; round < 8; round++) {
     const before = trimmed;
     let end = trimmed.length;
-    while (end > 0 && '.,;:'.includes(trimmed[end - 1] as string) && trimmed[end - 2] !== '\\') end--;
+    // 0.333... is more than 0.333.
+    const isEndless = /\.\d*?(?:(\d)\1\1|(\d{2,6})\2)\.{3}$/.test(trimmed.slice(-40));
+    while (!isEndless && end > 0 && '.,;:'.includes(trimmed[end - 1] as string) && trimmed[end - 2] !== '\\')
+      end--;
     trimmed = trimmed.slice(0, end).trim();
     // The other end of the emphasis was cut off: "is **3.5**" after "is **".
     if (trimmed.split('**').length === 2) trimmed = trimmed.replace(/^\*\*|\*\*$/, '').trim();
@@ -328,7 +331,9 @@ export function trimAnswer(text: string): string {
       )
         continue;
       const inner = trimmed.slice(open.length, trimmed.length - close.length);
-      if (!inner.includes(open) && !inner.includes(close)) trimmed = inner.trim();
+      // A dollar sign that is money closes nothing: $\$5$.
+      const signs = inner.replaceAll('\\$', '');
+      if (!signs.includes(open) && !signs.includes(close) && !inner.endsWith('\\')) trimmed = inner.trim();
     }
     if (trimmed === before) break;
   }
@@ -360,5 +365,7 @@ export function wordKey(text: string): string | undefined {
   const words = (lower.match(signsCount ? /[\p{L}\p{M}\d]+|[-/!&()]/gu : /[\p{L}\p{M}\d]+/gu) ?? []).filter(
     (word) => signsCount || (word !== 'a' && word !== 'an' && word !== 'the'),
   );
-  return words.length === 0 ? undefined : words.join(' ');
+  const key = words.join(' ');
+  if (key === 'dne') return 'does not exist';
+  return words.length === 0 ? undefined : key;
 }

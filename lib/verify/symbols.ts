@@ -162,6 +162,9 @@ export const synonyms: Record<string, string> = {
   minus: '-',
   plus: '+',
   slash: '/',
+  mod: '\\pmod',
+  bigcup: '\\cup',
+  bigcap: '\\cap',
 };
 /** Names that stand for a command where they are written without a backslash. */
 export const plainNames: Record<string, string> = {
@@ -198,7 +201,7 @@ export const functionNames = new Set(
 export const shortWords = new Set(
   `cm mm km dm nm ft in yd mi kg mg lb lbs oz ml mL dL kL cc hr hrs min sec ms mph kph rpm kW MW Hz kHz MHz GHz eV keV
   MeV kJ kPa Pa atm mol rad deg sq cu st nd rd th pct bps am pm AM PM USD EUR GBP of per men boy red big new old ten
-  way day`.split(/\s+/),
+  way day to by vs`.split(/\s+/),
 );
 /** Environments that hold rows and columns. */
 export const matrices = new Set(['pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'smallmatrix', 'array']);

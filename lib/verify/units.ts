@@ -27,9 +27,37 @@ const spellings: Record<string, string> = {
   year: 'years?|yrs?',
   cent: 'cents?|¢',
   dollar: 'dollars?|usd|USD|bucks?',
+  euro: 'euros?|EUR',
+  yen: 'yen|JPY|yuan|RMB|CNY',
+  rupee: 'rupees?|INR',
+  degree: 'degrees?|deg',
+  radian: 'radians?|rads?',
+};
+/** Units that do not stand side by side with others. */
+const single: Record<string, string> = {
+  N: 'N|newtons?',
+  kN: 'kN',
+  J: 'J|joules?',
+  kJ: 'kJ|kilojoules?',
+  W: 'W|watts?',
+  kW: 'kW|kilowatts?',
+  V: 'V|volts?',
+  A: 'A|amps?|amperes?',
+  Hz: 'Hz|hertz',
+  kHz: 'kHz|kilohertz',
+  MHz: 'MHz|megahertz',
+  Pa: 'Pa|pascals?',
+  kPa: 'kPa|kilopascals?',
+  gallon: 'gallons?|gal',
+  quart: 'quarts?|qts?',
+  pint: 'pints?',
+  ton: 'tons?|tonnes?',
 };
 const known = new Map<RegExp, string>(
-  Object.entries(spellings).map(([name, pattern]) => [new RegExp(`^(?:${pattern})$`), name]),
+  Object.entries({ ...spellings, ...single }).map(([name, pattern]) => [
+    new RegExp(`^(?:${pattern})$`),
+    name,
+  ]),
 );
 /** Units whose amounts may stand side by side: 12 feet 3 inches, 3 hours and 15 minutes. */
 export const measure = `(?:${Object.values(spellings).join('|')})`;
@@ -41,31 +69,48 @@ interface Unit {
   /** One of the table, so that another one contradicts it. */
   isKnown: boolean;
   power: string;
+  /** `km` of km/h, where it is known. */
+  above?: string | undefined;
 }
 
-const dollar: Unit = { name: 'dollar', isKnown: true, power: '1' };
+/** £5 are 5 pounds, which the table has as a weight. */
+const currencies: Record<string, string> = { $: 'dollar', '€': 'euro', '£': 'lb', '¥': 'yen', '₹': 'rupee' };
+
+/** Of an amount that is all of the text: $5, 5 €. */
+function currencyOf(text: string): string | undefined {
+  const [, before, after] = /^\s*(?:US)?\\?([$€£¥₹])?\s*[\d.,]+\s*([€£¥₹])?\s*$/.exec(text) ?? [];
+  return currencies[before ?? after ?? ''];
+}
+
+const knownUnit = (unit: string): string | undefined =>
+  [...known].find(
+    ([pattern]) => pattern.test(unit) || (unit.length > 2 && pattern.test(unit.toLowerCase())),
+  )?.[1];
 
 /** `cm^2` of "20 cm^2", "20\text{ cm}^2", "20 square centimeters"; undefined where the text does not end in a known unit. */
 export function unitOf(text: string): Unit | undefined {
   const plain = text
     .slice(-80)
     .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~$]|\\[ ,;!]/g, ' ')
+    .replace(/\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|°/g, ' degrees ')
     .replace(/²/g, '^2')
     .replace(/³/g, '^3');
+  const currency = currencyOf(text);
+  if (currency !== undefined) return { name: currency, isKnown: true, power: '1' };
   const match = /(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+|¢)\.?\s*(?:\^\s*(\d))?[\s.$)]*$/.exec(plain);
-  if (match === null) return /^\s*(?:US)?\\?\$\s*[\d.,]+\s*$/.test(text) ? dollar : undefined;
+  if (match === null) return undefined;
   const [, word, unit = '', power] = match;
   const before = plain.slice(0, match.index);
   // A unit follows an amount or another unit: "5 m", "11.6 lb / in^2".
   if (!/[\d%)]\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
-  const name = [...known].find(
-    ([pattern]) => pattern.test(unit) || (unit.length > 2 && pattern.test(unit.toLowerCase())),
-  );
+  const name = knownUnit(unit);
+  const above = /([A-Za-z]+)\s*(?:\^\s*\d\s*)?(?:\/|\bper\b)\s*$/.exec(before)?.[1];
   if (name === undefined && unit.length < 2) return undefined;
   return {
-    name: name?.[1] ?? unit.toLowerCase().replace(/s$/, ''),
+    name: name ?? unit.toLowerCase().replace(/s$/, ''),
     isKnown: name !== undefined,
     power: power ?? powers[word?.replace('.', '') ?? ''] ?? '1',
+    above: above === undefined ? undefined : knownUnit(above),
   };
 }
 
@@ -73,7 +118,17 @@ export function unitOf(text: string): Unit | undefined {
 export function unitsContradict(gold: string, predicted: string): boolean {
   const unit = unitOf(gold);
   const found = unit && unitOf(predicted);
+  // 45' are minutes or feet.
+  if (unit?.name === 'degree' && /\d\s*(?:['′’]|\^\s*\{?\\prime\}?)\s*$/.test(predicted)) return true;
   if (unit === undefined || found === undefined) return false;
+  // $60 may be the start of a formula: $60^\circ $.
+  if (unit.name === 'degree' && found.name === 'dollar') return false;
+  if (unit.above && found.above && unit.above !== found.above) return true;
   if (unit.name === found.name) return unit.power !== found.power;
   return unit.isKnown && found.isKnown;
+}
+
+/** True where the prediction is an amount of money and the gold answer one of another currency, or no money. */
+export function currencyContradicts(gold: string, predicted: string): boolean {
+  return currencyOf(predicted) !== undefined && unitsContradict(gold, predicted);
 }

@@ -40,8 +40,7 @@ const sets: [string, string, Counts][] = [
   ['mawps/test.jsonl', 'target', { answers: 2065, itself: 2065, boxed: 2065, accepted: 4 }],
   ['tabmwp/problems_test1k.json', 'answer', { answers: 1000, itself: 1000, boxed: 1000, accepted: 0 }],
   ['carp_en/test.jsonl', 'answer', { answers: 976, itself: 976, boxed: 976, accepted: 0 }],
-  // Accepted: a unit in the middle of a sentence, cm^3 and cm^4.
-  ['college_math/test.jsonl', 'answer', { answers: 2818, itself: 2818, boxed: 2818, accepted: 1 }],
+  ['college_math/test.jsonl', 'answer', { answers: 2818, itself: 2818, boxed: 2818, accepted: 0 }],
   // Two answers are empty.
   ['gaokao2023en/test.jsonl', 'answer', { answers: 385, itself: 383, boxed: 383, accepted: 0 }],
   ['minerva_math/test.jsonl', 'solution', { answers: 272, itself: 272, boxed: 272, accepted: 0 }],
