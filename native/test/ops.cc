@@ -37,9 +37,9 @@ TEST_CASE("sampling: frequencies follow the distribution, the nucleus cuts its t
   CHECK(nucleus[3] == 0);
   CHECK(std::abs(nucleus[2] / 20000.0 - 5.0 / 7.0) < 0.015);
   CHECK(cold[2] == 20000);
-  CHECK(cft::argmax_row(logits.data(), 4) == 2);
+  CHECK(cft::greedy_row(logits.data(), 4).token == 2);
   const float ties[3] = {1.0f, 2.0f, 2.0f};
-  CHECK(cft::argmax_row(ties, 3) == 1);
+  CHECK(cft::greedy_row(ties, 3).token == 1);
   // Damaged weights: never a token whose logit is no number.
   const float some[4] = {NAN, 0.0f, NAN, -INFINITY}, none[2] = {NAN, NAN}, huge[2] = {INFINITY, 0.0f};
   for (const double u : {0.0, 0.5, 0.999}) {

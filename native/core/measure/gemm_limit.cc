@@ -110,17 +110,10 @@ GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, 
     weights.push_back(linear->weight.to(at::kFloat));
   const at::Tensor head = model.head().weight.to(at::kFloat);
   const auto timed = [&](const auto& work) {
-    work();
-    std::vector<double> times;
-    const Clock::time_point start = Clock::now();
-    do {
-      const Clock::time_point before = Clock::now();
+    return time_work(seconds / 2, [&] {
       work();
       synchronize(model);
-      times.push_back(std::chrono::duration<double>(Clock::now() - before).count());
-    } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds / 2);
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    return std::pair(times[times.size() / 2], static_cast<int64_t>(times.size()));
+    });
   };
   // A small model's threads each run a share of the rows through everything.
   const int64_t lanes = runs_by_lanes(model) ? std::min<int64_t>(at::get_num_threads(), rows) : 1;

@@ -25,10 +25,6 @@ double uniform_at(uint64_t seed, uint64_t position) {
   return static_cast<double>(mix(mix(seed) ^ position) >> 11) * 0x1.0p-53;
 }
 
-int32_t argmax_row(const float* logits, int64_t vocab) {
-  return static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
-}
-
 int32_t sample_row(const float* logits, int64_t vocab, double temperature, double top_p, double uniform) {
   double top = -INFINITY;
   for (int64_t i = 0; i < vocab; ++i) top = logits[i] > top ? logits[i] : top;  // skips what is no number

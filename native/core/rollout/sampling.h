@@ -8,9 +8,6 @@ namespace cft {
 // Uniform in [0, 1) from (seed, position), by the finalizer of SplitMix64 (Steele, Lea, Flood 2014).
 double uniform_at(uint64_t seed, uint64_t position);
 
-// Index of the largest logit; the first of equals.
-int32_t argmax_row(const float* logits, int64_t vocab);
-
 // A token from softmax(logits / temperature), cut to the smallest set of most probable tokens whose
 // probabilities add up to at least top_p; `uniform` in [0, 1) picks it. Never one whose logit is no number;
 // -1 where the largest is not finite.

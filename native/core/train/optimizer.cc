@@ -41,6 +41,17 @@ AdamW::Rates AdamW::rates(size_t slot, int64_t step, double learning_rate) const
           static_cast<uint32_t>(key >> 32)};
 }
 
+template <class Task>
+void AdamW::set_rates(Task& task, const Rates& rates) const {
+  task.beta1 = static_cast<float>(options_.beta1);
+  task.beta2 = static_cast<float>(options_.beta2);
+  task.epsilon = static_cast<float>(options_.epsilon);
+  task.decay = rates.decay;
+  task.step_size = rates.step_size;
+  task.root_correction = rates.root_correction;
+  task.random_key = rates.random_key;
+}
+
 double AdamW::clipped_step(const Gradients& gradients, double learning_rate, double max_norm) {
   if (device_ != nullptr) return step_on_device(gradients, learning_rate, max_norm);
   const double norm = gradients.norm();
@@ -89,13 +100,7 @@ double AdamW::step_on_device(const Gradients& gradients, double learning_rate, d
     work.m = slot.exp_avg.mutable_data_ptr();
     work.v = slot.exp_avg_sq.mutable_data_ptr();
     work.gradient_scale = scale.const_data_ptr<float>();
-    work.beta1 = static_cast<float>(options_.beta1);
-    work.beta2 = static_cast<float>(options_.beta2);
-    work.epsilon = static_cast<float>(options_.epsilon);
-    work.decay = r.decay;
-    work.step_size = r.step_size;
-    work.root_correction = r.root_correction;
-    work.random_key = r.random_key;
+    set_rates(work, r);
     ops::launch(*device_, device_->adamw, work, where, "train_adamw");
   }
   const double found = norm.item<double>();
@@ -134,13 +139,7 @@ void AdamW::step(const Gradients& gradients, double learning_rate, double gradie
         task.v = slot.exp_avg_sq.mutable_data_ptr<float>() + begin;
       }
       task.gradient_scale = static_cast<float>(gradient_scale);
-      task.beta1 = static_cast<float>(options_.beta1);
-      task.beta2 = static_cast<float>(options_.beta2);
-      task.epsilon = static_cast<float>(options_.epsilon);
-      task.decay = r.decay;
-      task.step_size = r.step_size;
-      task.root_correction = r.root_correction;
-      task.random_key = r.random_key;
+      set_rates(task, r);
       task.first_index = static_cast<uint32_t>(begin);
       tasks.push_back(task);
     }

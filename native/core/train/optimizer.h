@@ -64,6 +64,9 @@ class AdamW {
     uint32_t random_key;
   };
   Rates rates(size_t slot, int64_t step, double learning_rate) const;
+  // What every task of a kernel is told, the CPU's or a device's.
+  template <class Task>
+  void set_rates(Task& task, const Rates& rates) const;
   void prepare(Slot& slot) const;
   double step_on_device(const Gradients& gradients, double learning_rate, double max_norm);
 

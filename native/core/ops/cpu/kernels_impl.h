@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/ops/cpu/kernels.h"
+#include "core/ops/cpu/softmax_sums.h"
 #include "core/ops/cpu/vectors.h"
 
 namespace cft::cpu {
@@ -305,39 +306,9 @@ float softmax(float* scores, int64_t begin, int64_t end) {
 }
 
 float entropy(const float* logits, int64_t n, float* top) {
-  const int64_t whole = n / kWidth * kWidth;
-  constexpr float kNothing = -__builtin_inff();
-  // The maximum so far stands second: it wins against NaN.
-  Vec tops = all(kNothing);
-  for (int64_t i = 0; i < whole; i += kWidth) tops = max(load(logits + i), tops);
-  *top = lane_max(tops);
-  for (int64_t i = whole; i < n; ++i) *top = logits[i] > *top ? logits[i] : *top;
-
-  // With d = logit - top: log sum(exp d) - sum(d exp d) / sum(exp d). Partial sums in double: a vocabulary is
-  // long. Below -87 exp(d) is nothing, and d may be infinite.
-  double sum = 0, weighted = 0;
-  const Vec shift = all(*top), least = all(-87.0f);
-  for (int64_t begin = 0; begin < n; begin += 64 * kWidth) {
-    const int64_t end = begin + 64 * kWidth < n ? begin + 64 * kWidth : n;
-    Vec sums = zero(), products = zero();
-    int64_t i = begin;
-    for (; i + kWidth <= end; i += kWidth) {
-      const Vec d = max(least, load(logits + i) - shift), p = exp(d);
-      sums = sums + p;
-      products = fma(d, p, products);
-    }
-    for (; i < end; ++i) {
-      float lanes[kWidth];
-      store(lanes, max(least, all(logits[i] - *top)));
-      const float d = lanes[0];
-      store(lanes, exp(all(d)));
-      sum += lanes[0];
-      weighted += static_cast<double>(d) * lanes[0];
-    }
-    sum += lane_sum(sums);
-    weighted += lane_sum(products);
-  }
-  return static_cast<float>(__builtin_log(sum) - weighted / sum);
+  const SoftmaxSums sums = softmax_sums(logits, n);
+  *top = sums.top;
+  return sums.entropy();
 }
 
 constexpr Kernels make_kernels(const char* name) {

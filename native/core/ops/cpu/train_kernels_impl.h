@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/ops/cpu/softmax_sums.h"
 #include "core/ops/cpu/train_kernels.h"
 #include "core/ops/cpu/vectors.h"
 
@@ -14,13 +15,6 @@ CFT_INLINE int64_t whole_vectors(int64_t n) { return n / kWidth * kWidth; }
 CFT_INLINE float exp_one(float x) {
   float lanes[kWidth];
   store(lanes, exp(all(x)));
-  return lanes[0];
-}
-
-// What softmax and cross-entropy use: a NaN among the scores must not count as a very small one.
-CFT_INLINE float exp_or_nan_one(float x) {
-  float lanes[kWidth];
-  store(lanes, exp_or_nan(all(x)));
   return lanes[0];
 }
 
@@ -175,10 +169,7 @@ void cross_entropy(float* logits, int64_t rows, int64_t n, const int64_t* target
                    float* nll) {
   const int64_t whole = whole_vectors(n);
   for (int64_t r = 0; r < rows; ++r, logits += n) {
-    Vec tops = all(-std::numeric_limits<float>::infinity());
-    for (int64_t i = 0; i < whole; i += kWidth) tops = max(tops, load(logits + i));
-    float top = lane_max(tops);
-    for (int64_t i = whole; i < n; ++i) top = logits[i] > top ? logits[i] : top;
+    const float top = largest(logits, n);
     const float at_target = logits[targets[r]];
     // Partial sums in double: a vocabulary is long.
     double sum = 0;
@@ -204,35 +195,14 @@ void cross_entropy(float* logits, int64_t rows, int64_t n, const int64_t* target
   }
 }
 
-// With d = logit - top: nll = log(sum of exp(d)) - d of the target, entropy = log(sum) - sum of d exp(d) /
-// sum.
 void token_scores(const float* logits, int64_t rows, int64_t n, const int64_t* targets, float* nll,
                   float* entropies, float* correct) {
-  const int64_t whole = whole_vectors(n);
   for (int64_t r = 0; r < rows; ++r, logits += n) {
-    Vec tops = all(-std::numeric_limits<float>::infinity());
-    for (int64_t i = 0; i < whole; i += kWidth) tops = max(tops, load(logits + i));
-    float top = lane_max(tops);
-    for (int64_t i = whole; i < n; ++i) top = logits[i] > top ? logits[i] : top;
-    double sum = 0, products = 0;
-    for (int64_t begin = 0; begin < whole; begin += 64 * kWidth) {
-      Vec sums = zero(), parts = zero();
-      for (int64_t i = begin; i < whole && i < begin + 64 * kWidth; i += kWidth) {
-        const Vec d = load(logits + i) - all(top), p = exp_or_nan(d);
-        sums = sums + p;
-        parts = fma(p, d, parts);
-      }
-      sum += lane_sum(sums);
-      products += lane_sum(parts);
-    }
-    for (int64_t i = whole; i < n; ++i) {
-      const float p = exp_or_nan_one(logits[i] - top);
-      sum += p;
-      products += static_cast<double>(p) * (logits[i] - top);
-    }
+    const SoftmaxSums sums = softmax_sums(logits, n);
+    const float top = sums.top;
     const int64_t target = targets[r];
-    nll[r] = static_cast<float>(top - logits[target] + std::log(sum));
-    entropies[r] = static_cast<float>(std::log(sum) - products / sum);
+    nll[r] = static_cast<float>(top - logits[target] + sums.log_sum());
+    entropies[r] = sums.entropy();
     // Of equal ones the first is the model's choice.
     int64_t first = 0;
     while (first < target && logits[first] != top) ++first;
