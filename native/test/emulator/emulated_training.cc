@@ -1,5 +1,12 @@
 #include "test/emulator/emulated_training.h"
 
+#ifdef CFT_CUDA
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Logging.h>  // before doctest: its CHECK would take the place of doctest's
+#include <doctest.h>
+#endif
+
 #include <cmath>
 #include <limits>
 
@@ -97,5 +104,17 @@ const cft::TrainDevice& train_device() {
                                       attention,           attention_backward};
   return table;
 }
+
+#ifdef CFT_CUDA
+void on_gpu(Place& place, void (*compare)()) {
+  if (c10::cuda::device_count() == 0) {
+    MESSAGE("no GPU: nothing compared");
+    return;
+  }
+  place = {at::Device(at::kCUDA, 0), &cft::cuda_train_device()};
+  compare();
+  place = {};
+}
+#endif
 
 }  // namespace emulated

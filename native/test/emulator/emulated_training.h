@@ -7,4 +7,15 @@ namespace emulated {
 
 const cft::TrainDevice& train_device();
 
+// Where a test's kernels run and its tensors lie.
+struct Place {
+  at::Device device = at::kCPU;
+  const cft::TrainDevice* table = &train_device();
+};
+
+#ifdef CFT_CUDA
+// Runs a comparison with `place` on the GPU, where there is one.
+void on_gpu(Place& place, void (*compare)());
+#endif
+
 }  // namespace emulated

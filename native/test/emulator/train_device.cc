@@ -12,20 +12,12 @@
 #include "test/random_model.h"
 #include "test/train_batches.h"
 
-#ifdef CFT_CUDA
-#include <c10/cuda/CUDAFunctions.h>
-#endif
-
 using namespace cft;
 using namespace cft_test;
 
 namespace {
 
-struct Place {
-  at::Device device = at::kCPU;
-  const TrainDevice* table = &emulated::train_device();
-};
-Place place;
+emulated::Place place;
 
 TrainerOptions there(TrainerOptions options) {
   options.device = place.table;
@@ -323,50 +315,39 @@ TEST_CASE("emulated training of bf16 weights without masters learns, with bf16 m
 }
 
 #ifdef CFT_CUDA
-namespace {
-
-// Runs a comparison on the GPU, where there is one.
-void on_gpu(void (*compare)()) {
-  if (c10::cuda::device_count() == 0) {
-    MESSAGE("no GPU: nothing compared");
-    return;
-  }
-  place = {at::Device(at::kCUDA, 0), &cuda_train_device()};
-  compare();
-  place = {};
-}
-
-}  // namespace
-
 TEST_CASE("CUDA: losses, gradients and weights of training steps are the CPU's in every family") {
-  on_gpu(compare_steps);
+  on_gpu(place, compare_steps);
 }
 
 // With head_dim 16 by flash attention, windows included.
-TEST_CASE("CUDA: training in bf16 has gradients within bf16 of the CPU's") { on_gpu(compare_bf16); }
+TEST_CASE("CUDA: training in bf16 has gradients within bf16 of the CPU's") { on_gpu(place, compare_bf16); }
 
 TEST_CASE("CUDA: training of LoRA is the CPU's, dropout included, an adapter on the head, too") {
-  on_gpu(compare_lora);
+  on_gpu(place, compare_lora);
 }
 
-TEST_CASE("CUDA: a split training batch has the dropout masks of the whole one") { on_gpu(compare_split); }
+TEST_CASE("CUDA: a split training batch has the dropout masks of the whole one") {
+  on_gpu(place, compare_split);
+}
 
 TEST_CASE("CUDA: training with checkpointing runs each layer twice and gives the same bits") {
-  on_gpu(compare_checkpoint);
+  on_gpu(place, compare_checkpoint);
 }
 
 TEST_CASE("CUDA: a gradient that is not finite changes nothing and counts no step") {
-  on_gpu(compare_faults);
+  on_gpu(place, compare_faults);
 }
 
-TEST_CASE("CUDA: AdamW's state is the CPU's to the bit, whatever is kept in bf16") { on_gpu(compare_states); }
+TEST_CASE("CUDA: AdamW's state is the CPU's to the bit, whatever is kept in bf16") {
+  on_gpu(place, compare_states);
+}
 
 TEST_CASE("CUDA: training of bf16 weights without masters learns, with bf16 moments, too") {
-  on_gpu(compare_no_masters);
+  on_gpu(place, compare_no_masters);
 }
 
 TEST_CASE("CUDA: the same training steps give the same bits twice") {
-  on_gpu([] {
+  on_gpu(place, [] {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       std::vector<std::vector<at::Tensor>> weights;
       for (int run = 0; run < 2; ++run) {
