@@ -8,6 +8,7 @@ import { Random } from '../random.js';
 import { spelling } from './canonical.js';
 import { evaluate, roundTo } from './evaluate.js';
 import { type Node, uninterpreted } from './expression.js';
+import { gamma } from './gamma.js';
 import {
   factorialModulo,
   inverse,
@@ -214,19 +215,6 @@ const complexFunctions: Record<string, ComplexFunction> = {
 const anglesOf = new Set(['\\sin', '\\cos', '\\tan', '\\cot', '\\sec', '\\csc']);
 /** Logarithm of the base that `\log` without one has: any, so that only what holds for every base counts as equal. */
 const unknownBase = 1.7320391;
-
-const lanczos = [
-  0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
-  12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
-];
-
-/** The gamma function of a real number, by Lanczos' approximation (g = 7, nine terms), to 13 digits or so. */
-function gamma(x: number): number {
-  if (x < 0.5) return Math.PI / (Math.sin(Math.PI * x) * gamma(1 - x));
-  const t = x + 6.5;
-  const sum = lanczos.reduce((total, value, i) => (i === 0 ? value : total + value / (x - 1 + i)), 0);
-  return Math.sqrt(2 * Math.PI) * t ** (x - 0.5) * Math.exp(-t) * sum;
-}
 
 /** Without a zero below zero, which would be on the other side of the cut of roots and logarithms. */
 const negated = ({ re, im }: Complex): Complex => new Complex(-re, im === 0 ? 0 : -im);
