@@ -7,8 +7,8 @@
 #include "binding/convert.h"
 #include "binding/environment.h"
 #include "core/errors.h"
-#include "core/model/decoder.h"
 #include "core/measure/gemm_limit.h"
+#include "core/model/decoder.h"
 #include "core/ops/lanes.h"
 
 namespace cft::binding {
