@@ -96,5 +96,8 @@ def run(packages, setting, make_trainer):
     )
     sys.stdin.readline()
     trainer.train()
-    say({"type": "result", "step_seconds": seconds, "losses": losses})
+    result = {"type": "result", "step_seconds": seconds, "losses": losses}
+    if job["device"].startswith("cuda"):
+        result["device_bytes"] = torch.cuda.max_memory_reserved()
+    say(result)
     sys.stdin.readline()  # alive until its memory has been read

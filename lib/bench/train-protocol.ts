@@ -33,6 +33,8 @@ export interface TrainReply {
   type: 'result';
   step_seconds: number[];
   losses: number[];
+  /** On a GPU: the most of its memory that the process has held, blocks kept for later included. */
+  device_bytes?: number;
   /** Ours: rows that went through the model, and what a plan said of the memory before the start. */
   rows?: number;
   planned_bytes?: number;

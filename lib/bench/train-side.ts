@@ -68,6 +68,8 @@ async function train(model: Model, job: TrainJob): Promise<TrainReply> {
     reply.losses.push(loss);
   }
   if (peakBytes !== undefined) reply.planned_bytes = peakBytes;
+  const deviceBytes = model.native.peakDeviceBytes();
+  if (deviceBytes > 0) reply.device_bytes = deviceBytes;
   trainer.dispose();
   return reply;
 }

@@ -23,13 +23,17 @@ const head = [
 function cells(row: TrainRow): string[] {
   const gemm = row.gemmLimit ? `, ${(100 * row.gemmLimit.share).toFixed(0)} % of the GEMM limit` : '';
   const { losses, ratio, agreement } = row;
+  const memoryRatio = ratio?.deviceMemory ?? ratio?.memory;
   return [
     `${row.side}, ${row.dtype}, ${row.setting}`,
     `${spread(row.tokensPerSecond)}${gemm}`,
     ratio ? `${spread(ratio.tokensPerSecond)}x` : '',
-    gigabytes(row.peakMemoryBytes),
+    // Beside a GPU its own memory is what is short.
+    row.peakDeviceBytes === undefined
+      ? gigabytes(row.peakMemoryBytes)
+      : `${gigabytes(row.peakDeviceBytes)} of the GPU`,
     gigabytes(row.plannedMemoryBytes),
-    ratio?.memory ? `${significant(ratio.memory)}x` : '',
+    memoryRatio ? `${significant(memoryRatio)}x` : '',
     `${losses[0]!.toPrecision(6)}, ${losses.at(-1)!.toPrecision(6)}`,
     agreement ? `${agreement.largestDifference.toExponential(1)} in ${agreement.steps} steps` : '',
   ];

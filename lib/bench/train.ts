@@ -60,12 +60,14 @@ export interface TrainRow extends RowFacts {
   /** Of every step, the first one that is not timed included; of the last repeat. */
   losses: number[];
   peakMemoryBytes: number | null;
+  /** On a GPU: the most of its memory that the process has held. */
+  peakDeviceBytes?: number;
   /** Ours: predicted before the start. */
   plannedMemoryBytes?: number;
   /** Ours: what matrix products alone would allow without shared prefixes, and our share of it. */
   gemmLimit?: { tokensPerSecond: number; rows: number; kernel: string; share: number };
   /** Ours divided by this side, repeat by repeat; memory: this side's divided by ours. */
-  ratio?: { tokensPerSecond: Spread; memory: number | null };
+  ratio?: { tokensPerSecond: Spread; memory: number | null; deviceMemory?: number };
   /** A peer's losses against ours: largest relative difference; absent where its batches are other ones. */
   agreement?: { steps: number; largestDifference: number };
 }
@@ -285,6 +287,8 @@ class TrainRace {
       losses: last.reply.losses,
       peakMemoryBytes: peak,
     };
+    const deviceBytes = Math.max(0, ...turns.map(({ reply }) => reply.device_bytes ?? 0));
+    if (deviceBytes > 0) row.peakDeviceBytes = deviceBytes;
     if (side === 'cft-native') {
       const limit = spreadOf(this.#gemm.map(({ tokensPerSecond }) => tokensPerSecond)).p50;
       const { kernel } = this.#gemm[0]!;
@@ -299,6 +303,9 @@ class TrainRace {
       memory:
         peak === null || ourPeaks.length === 0 ? null : Number((peak / Math.max(...ourPeaks)).toFixed(3)),
     };
+    const ourDeviceBytes = Math.max(0, ...ours.map(({ reply }) => reply.device_bytes ?? 0));
+    if (deviceBytes > 0 && ourDeviceBytes > 0)
+      row.ratio.deviceMemory = Number((deviceBytes / ourDeviceBytes).toFixed(3));
     const reference = ours.at(-1)!.reply.losses;
     if (last.reply.losses.length === reference.length && !last.ready.setting.startsWith('packing')) {
       const differences = reference.map((loss, i) => Math.abs(last.reply.losses[i]! - loss) / Math.abs(loss));

@@ -103,16 +103,18 @@ export interface NativeModel {
   logits(tokenIds: Int32Array): Promise<NativeLogits>;
   /** logProbs[i] = log p(ids[i+1] | ids[..i]) and entropies[i] of that distribution in nats; T - 1 of each. */
   scores(tokenIds: Int32Array): Promise<{ logProbs: Float32Array; entropies: Float32Array }>;
+  /** Tokens per second of a training step's matrix products alone, forward and backward, `headRows` of the rows
+   * through the head: the limit of full fine-tuning without shared prefixes. */
+  trainGemmLimit(rows: number, headRows: number): Promise<{ tokensPerSecond: number; kernel: string }>;
   /**
    * Tokens per second that the matrix products of a decode step alone would allow with so many rows: all layers'
    * weights once per step, the head included. Takes about half a second.
    */
-  /** Tokens per second of a training step's matrix products alone, forward and backward, `headRows` of the rows
-   * through the head: the limit of full fine-tuning without shared prefixes. */
-  trainGemmLimit(rows: number, headRows: number): Promise<{ tokensPerSecond: number; kernel: string }>;
   gemmLimit(rows: number): Promise<{ tokensPerSecond: number; steps: number; kernel: string }>;
   /** What the device does at best: products of large matrices in the model's dtype, copies of memory. About a second. */
   deviceLimits(): Promise<{ flopsPerSecond: number; bytesPerSecond: number }>;
+  /** The most bytes of a GPU's memory that this process has held, blocks kept for later included; 0 on a CPU. */
+  peakDeviceBytes(): number;
   /** Hugging Face names of all weights in a fixed order, without a tied lm_head. */
   tensorNames(): string[];
   /** Shape of a weight by its name. */

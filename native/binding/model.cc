@@ -7,7 +7,6 @@
 #include "binding/convert.h"
 #include "binding/environment.h"
 #include "core/errors.h"
-#include "core/measure/gemm_limit.h"
 #include "core/model/decoder.h"
 #include "core/ops/lanes.h"
 
@@ -60,6 +59,7 @@ Napi::Function ModelHandle::define(Napi::Env env) {
        InstanceMethod<&ModelHandle::gemm_limit>("gemmLimit"),
        InstanceMethod<&ModelHandle::train_gemm_limit>("trainGemmLimit"),
        InstanceMethod<&ModelHandle::device_limits>("deviceLimits"),
+       InstanceMethod<&ModelHandle::peak_device_bytes>("peakDeviceBytes"),
        InstanceMethod<&ModelHandle::tensor_names>("tensorNames"),
        InstanceMethod<&ModelHandle::tensor_shape>("tensorShape"),
        InstanceMethod<&ModelHandle::save_tensors>("saveTensors"),
@@ -174,60 +174,6 @@ Napi::Value ModelHandle::scores(const Napi::CallbackInfo& info) {
           Napi::Object result = Napi::Object::New(env);
           result.Set("logProbs", floats(env, scores.log_probs));
           result.Set("entropies", floats(env, scores.entropies));
-          return result;
-        });
-  });
-}
-
-Napi::Value ModelHandle::train_gemm_limit(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guard(env, [&] {
-    const int64_t rows = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : 0;
-    const int64_t head_rows = info[1].IsNumber() ? info[1].As<Napi::Number>().Int64Value() : 0;
-    return run(
-        env, [model = need(), rows, head_rows] { return cft::train_gemm_limit(*model, rows, head_rows); },
-        [](Napi::Env env, GemmLimit& limit) -> Napi::Value {
-          Napi::Object result = Napi::Object::New(env);
-          result.Set("tokensPerSecond", limit.tokens_per_second);
-          result.Set("kernel", limit.kernel);
-          return result;
-        });
-  });
-}
-
-Napi::Value ModelHandle::gemm_limit(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guard(env, [&] {
-    const int64_t rows = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : 0;
-    return run(
-        env,
-        [model = need(), rows] {
-          const c10::NoGradGuard no_grad;
-          return cft::gemm_limit(*model, rows);
-        },
-        [](Napi::Env env, GemmLimit& limit) -> Napi::Value {
-          Napi::Object result = Napi::Object::New(env);
-          result.Set("tokensPerSecond", limit.tokens_per_second);
-          result.Set("steps", static_cast<double>(limit.steps));
-          result.Set("kernel", limit.kernel);
-          return result;
-        });
-  });
-}
-
-Napi::Value ModelHandle::device_limits(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guard(env, [&] {
-    return run(
-        env,
-        [model = need()] {
-          const c10::NoGradGuard no_grad;
-          return cft::device_limits(*model);
-        },
-        [](Napi::Env env, DeviceLimits& limits) -> Napi::Value {
-          Napi::Object result = Napi::Object::New(env);
-          result.Set("flopsPerSecond", limits.flops_per_second);
-          result.Set("bytesPerSecond", limits.bytes_per_second);
           return result;
         });
   });

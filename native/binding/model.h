@@ -28,6 +28,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   Napi::Value gemm_limit(const Napi::CallbackInfo& info);
   Napi::Value train_gemm_limit(const Napi::CallbackInfo& info);
   Napi::Value device_limits(const Napi::CallbackInfo& info);
+  Napi::Value peak_device_bytes(const Napi::CallbackInfo& info);
   Napi::Value tensor_names(const Napi::CallbackInfo& info);
   Napi::Value tensor_shape(const Napi::CallbackInfo& info);
   Napi::Value save_tensors(const Napi::CallbackInfo& info);

@@ -49,4 +49,11 @@ test('the same steps in processes of their own: equal losses, planned and measur
   const table = renderTables(rows.map(forFile));
   t.regex(table, /## train: embedded, float32/);
   t.regex(table, /\| twin, float32, packed \| .* \| 0\.0e\+0 in 2 steps \|/);
+  t.is(own.peakDeviceBytes, undefined);
+  const onGpu = rows.map((row, i) => ({
+    ...row,
+    peakDeviceBytes: (i + 1) * 2 ** 30,
+    ...(row.ratio && { ratio: { ...row.ratio, deviceMemory: 2 } }),
+  }));
+  t.regex(renderTables(onGpu.map(forFile)), /\| twin, .* \| 2\.00 GB of the GPU \| {2}\| 2x \|/);
 });

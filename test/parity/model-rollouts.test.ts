@@ -187,7 +187,7 @@ test('rollouts: with little memory the work waits for its turn, and the tokens a
       return await runRollouts(engine, requests, { maxBranches: 16 });
     } catch (error) {
       t.is((error as CftError).code, 'ERR_CFT_OUT_OF_MEMORY');
-      t.regex((error as CftError).message, /no room for the keys and values .* MiB are in use/);
+      t.regex((error as CftError).message, /no room for the keys and values .* [KM]iB are in use/);
       return undefined;
     } finally {
       engine.dispose();

@@ -35,8 +35,11 @@ bool worth_returning(const StepResult& result, int64_t active, const BranchQueue
 }
 
 std::string memory_text(int64_t used_bytes, int64_t budget_bytes) {
-  return std::to_string(used_bytes >> 20) + " MiB of " + std::to_string(budget_bytes >> 20) +
-         " MiB are in use";
+  const bool small = budget_bytes < (int64_t{10} << 20);
+  const char* unit = small ? " KiB" : " MiB";
+  const int shift = small ? 10 : 20;
+  return std::to_string(used_bytes >> shift) + unit + " of " + std::to_string(budget_bytes >> shift) + unit +
+         " are in use";
 }
 
 }  // namespace cft

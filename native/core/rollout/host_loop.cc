@@ -81,7 +81,7 @@ bool HostLoop::make_room(size_t index, int64_t length) {
       throw Error("ERR_CFT_OUT_OF_MEMORY",
                   "no room for the keys and values of a single branch of " + std::to_string(length) +
                       " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()) +
-                      "; give fewer trunks at once or more memory");
+                      "; allow fewer new tokens, free memory, or keep fewer prefixes at once");
     }
     limit_ = active_.size() - 1;
     const bool last = index + 1 == active_.size();

@@ -35,7 +35,7 @@ void DeviceLoop::no_room(int64_t positions) const {
   throw Error("ERR_CFT_OUT_OF_MEMORY",
               "no room for the keys and values of a single branch of " + std::to_string(positions) +
                   " tokens: " + memory_text(used_bytes(), budget_positions_ * position_bytes_) +
-                  "; give fewer trunks at once or more memory");
+                  "; allow fewer new tokens, free memory, or keep fewer prefixes at once");
 }
 
 void DeviceLoop::drop_cancelled() {
