@@ -353,6 +353,44 @@ TEST_CASE("memory: tokens that were decoded before it ran out are told") {
   CHECK(told == std::vector<int32_t>(ids.begin() + 4, ids.end()));
 }
 
+TEST_CASE("memory: a branch that does not fit alone makes way for one that goes first") {
+  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+  RolloutEngine sized(model, 1, {});
+  sized.add_trunk({1}, 1, 0, nullptr);
+  for (const int64_t max_steps : {1, 1000}) {
+    RolloutEngine engine(model, {1, {}, 3 * sized.used_bytes()});
+    const int64_t first = engine.add_trunk({1, 2}, 2, 0, nullptr);
+    const int64_t second = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+    BranchSpec late{2, second, 4, {}, 100};
+    late.priority = 2;
+    engine.submit({late});
+    std::vector<int32_t> told;
+    while (told.size() < 64) {
+      const cft::StepResult step = engine.step(1);
+      told.insert(told.end(), step.tokens.begin(), step.tokens.end());
+    }
+    // What the first trunk's verdicts ask for comes after it has begun.
+    BranchSpec early{1, first, 2, {5}, 10};
+    early.priority = 1;
+    engine.submit({early});
+    Results results;
+    for (int calls = 0; calls < 200 && results.size() < 2; ++calls) {
+      const cft::StepResult step = engine.step(max_steps);
+      for (size_t i = 0; i < step.tokens.size(); ++i)
+        if (step.token_branches[i] == 2) told.push_back(step.tokens[i]);
+      for (const BranchResult& branch : step.finished) {
+        results[branch.id] = branch;
+        if (branch.id == 1) engine.release_trunk(first);
+      }
+    }
+    REQUIRE(results.size() == 2);
+    CHECK(results.at(1).token_ids.size() == 10);
+    CHECK(results.at(2).token_ids == told);
+    const std::vector<int32_t> ids = own_text(model, 100);
+    CHECK(told == std::vector<int32_t>(ids.begin() + 4, ids.end()));
+  }
+}
+
 TEST_CASE("memory: a cancelled branch is in no new trunk's way") {
   Model model = cft_test::random_model(cft_test::Structure::kQwen2);
   RolloutEngine sized(model, 1, {});

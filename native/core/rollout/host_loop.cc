@@ -77,6 +77,11 @@ void HostLoop::park(size_t index) {
 bool HostLoop::make_room(size_t index, int64_t length) {
   while (!backend_->reserve(*active_[index].own, length)) {
     if (active_.size() == 1) {
+      // One that goes first may need less, and its trunk may be in the way.
+      if (queue_.goes_before(active_[0].key)) {
+        park(0);
+        return false;
+      }
       throw Error("ERR_CFT_OUT_OF_MEMORY",
                   "no room for the keys and values of a single branch of " + std::to_string(length) +
                       " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()) +
@@ -210,9 +215,9 @@ void HostLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, Step
       compose();
     } catch (const Error&) {
       if (result->finished.empty() && result->steps == 0) throw;
-      return;  // what was decoded is not lost, and the caller may give back trunks; else the next call says
-               // it
+      return;  // what was decoded is not lost, and the caller may give back trunks
     }
+    if (spans_.empty()) continue;  // the only branch made way
     decode_once(result);
     if (worth_returning(*result, active(), queue_)) return;
   }
