@@ -79,6 +79,8 @@ export class ResponseAnnotation {
   #open = 0;
   /** Speculative branches by key: the driver's number, or the rollout where it has finished. */
   readonly #ahead = new Map<number, number | Rollout>();
+  /** Whether there may be a next rank that `speculate` has not started. */
+  #mayRunAhead = true;
   #batch: { branch: DriverBranch; speculative?: number }[] = [];
   #opening = true;
   #decodedTokens = 0;
@@ -131,15 +133,18 @@ export class ResponseAnnotation {
    */
   speculate(slots: number): number {
     const alternatives = this.#alternatives;
-    if (this.#everything || alternatives === undefined) return 0;
+    if (this.#everything || alternatives === undefined || !this.#mayRunAhead) return 0;
     let started = 0;
-    for (let position = 0; position < this.#positions.length && started < slots; position++) {
+    let position = 0;
+    for (; position < this.#positions.length && started < slots; position++) {
       const rank = this.#cursor[position]! + 1;
       if (this.#settled[position] === 1 || rank > alternatives.lastRank(position)) continue;
       if (this.#ahead.has(alternatives.key(position, rank))) continue;
       this.#start(position, rank, true);
       started++;
     }
+    // Seen to the end: asked again, which may be with every verdict, it need not look before a position has moved on.
+    this.#mayRunAhead = position < this.#positions.length;
     this.#flush();
     return started;
   }
@@ -252,6 +257,7 @@ export class ResponseAnnotation {
     }
     const next = rank + 1;
     this.#cursor[position] = next;
+    this.#mayRunAhead = true;
     const ahead = this.#ahead.get(alternatives.key(position, next));
     if (ahead === undefined) this.#start(position, next);
     else {

@@ -26,6 +26,9 @@ export interface Generation {
   finishReason: 'stop' | 'length';
 }
 
+/** Samples of one prompt or branch. */
+export const mostSamples = 2 ** 20;
+
 function check(name: string, value: unknown, good: boolean, expected: string): void {
   expect('ERR_CFT_BAD_OPTION', name, value, good, expected);
 }
@@ -80,6 +83,7 @@ export function checkGenerateOptions(
   check('maxNewTokens', maxNewTokens, positive(maxNewTokens), 'an integer of at least 1');
   checkSampling({ temperature, topP, seed });
   check('n', n, positive(n), 'an integer of at least 1');
+  check('n', n, n <= mostSamples, 'an integer of at most 2^20');
   if (maxBranches !== undefined) checkMaxBranches(maxBranches);
   checkSignal(signal);
   return { maxNewTokens, temperature, topP, n, seed, maxBranches, signal };

@@ -60,6 +60,16 @@ interface LiveBranch {
   seen: number;
 }
 
+/** A step of the engine that is under way. */
+interface Step {
+  result: Promise<NativeStepResult>;
+  /** How often something had been given back when it began. */
+  givenBack: number;
+}
+
+const isShortOfMemory = (error: unknown): boolean =>
+  error instanceof CftError && error.code === 'ERR_CFT_OUT_OF_MEMORY';
+
 /** Decode steps of a native call in which nothing finishes: the time between two looks at the signal. */
 const stepsPerCall = 16;
 /** `stopAt` looks at so many new tokens at once; what it decides does not depend on it. */
@@ -78,11 +88,13 @@ export class RolloutDriver {
   #nextId = 0;
   #watched = 0;
   #pending = 0;
+  /** How often a trunk was released or a branch cancelled: the engine may have more memory since. */
+  #givenBack = 0;
   #failure: { error: unknown } | undefined;
   /** `run` has ended; whoever made the engine may have disposed it. */
   #ended = false;
   /** The step under way; whoever takes it hands its result on. */
-  #stepping: ReturnType<NativeRolloutEngine['step']> | undefined;
+  #stepping: Step | undefined;
   #wake: () => void = () => {};
 
   constructor(
@@ -114,26 +126,33 @@ export class RolloutDriver {
    */
   async addTrunk(spec: NativeTrunkSpec): Promise<NativeTrunk> {
     for (;;) {
+      const before = this.#givenBack;
       try {
         const added = await this.#engine.addTrunk(spec);
         this.#trunks.add(added.trunk);
         return added;
       } catch (error) {
-        const short = error instanceof CftError && error.code === 'ERR_CFT_OUT_OF_MEMORY';
-        if (!short || (this.#live.size === 0 && this.#pending === 0)) throw error;
+        const hope = this.#live.size > 0 || this.#pending > 0 || this.#givenBack !== before;
+        if (!isShortOfMemory(error) || !hope) throw error;
       }
-      this.#signal?.throwIfAborted();
+      this.#checkRunning();
+      // Memory was given back after the engine had looked.
+      if (this.#givenBack !== before) continue;
       // What is under way first: it may hold the last branches of a trunk. Verdicts give trunks back, too.
-      const stepping = this.#stepping ?? (this.#live.size > 0 ? this.#engine.step(stepsPerCall) : undefined);
-      this.#stepping = undefined;
-      if (stepping === undefined) await this.#woken();
-      else this.#receive(await stepping);
-      if (this.#failure) throw this.#failure.error;
+      if (this.#stepping === undefined && this.#live.size > 0) this.#step();
+      if (this.#stepping === undefined) await this.#woken();
+      else {
+        const result = await this.#stepped();
+        if (result !== undefined) this.#receive(result);
+      }
+      this.#checkRunning();
     }
   }
 
   releaseTrunk(trunk: number): void {
-    if (this.#trunks.delete(trunk)) this.#engine.releaseTrunk(trunk);
+    if (!this.#trunks.delete(trunk)) return;
+    this.#givenBack++;
+    this.#engine.releaseTrunk(trunk);
   }
 
   /** @returns a number for each branch, to cancel it by. */
@@ -156,6 +175,7 @@ export class RolloutDriver {
   cancel(id: number): number {
     const live = this.#take(id);
     if (live === undefined) return 0;
+    this.#givenBack++;
     this.#engine.cancel([id]);
     return live.tokens.length;
   }
@@ -211,14 +231,9 @@ export class RolloutDriver {
       this.#wake();
     };
     this.#signal?.addEventListener('abort', interrupt);
-    const step = (): void => {
-      this.#stepping = this.#engine.step(stepsPerCall);
-      this.#stepping.catch(() => {}); // awaited below, perhaps after another error
-    };
     try {
       for (;;) {
-        this.#signal?.throwIfAborted();
-        if (this.#failure) throw this.#failure.error;
+        this.#checkRunning();
         if (this.#live.size < 2 * this.maxBranches) {
           const opening = open();
           if (opening !== undefined) {
@@ -227,17 +242,16 @@ export class RolloutDriver {
           }
           if (this.#live.size < this.maxBranches) idle(this.maxBranches - this.#live.size);
         }
-        const stepping = this.#stepping;
-        if (stepping === undefined) {
-          if (this.#live.size > 0) step();
+        if (this.#stepping === undefined) {
+          if (this.#live.size > 0) this.#step();
           else if (this.#pending === 0) return;
           else await this.#woken();
           continue;
         }
-        this.#stepping = undefined;
-        const result = await stepping;
+        const result = await this.#stepped();
+        if (result === undefined) continue;
         if (result.active + result.waiting > 0 && this.#failure === undefined && !this.#signal?.aborted)
-          step();
+          this.#step();
         this.#receive(result);
       }
     } finally {
@@ -245,8 +259,38 @@ export class RolloutDriver {
       this.#ended = true;
       const stepping = this.#stepping;
       this.#stepping = undefined;
-      await this.#clear(stepping);
+      await this.#clear(stepping?.result);
     }
+  }
+
+  /** @throws the signal's reason, or what failed. */
+  #checkRunning(): void {
+    this.#signal?.throwIfAborted();
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  #step(): void {
+    const result = this.#engine.step(stepsPerCall);
+    result.catch(() => {}); // awaited later, perhaps after another error
+    this.#stepping = { result, givenBack: this.#givenBack };
+  }
+
+  /**
+   * Takes the step under way.
+   * @returns undefined where not even one branch had room beside trunks whose verdicts are awaited, once some of that
+   *   may have been given back.
+   */
+  async #stepped(): Promise<NativeStepResult | undefined> {
+    const { result, givenBack } = this.#stepping!;
+    this.#stepping = undefined;
+    try {
+      return await result;
+    } catch (error) {
+      const hope = this.#pending > 0 || this.#givenBack !== givenBack;
+      if (!isShortOfMemory(error) || !hope) throw error;
+    }
+    if (this.#givenBack === givenBack) await this.#woken();
+    return undefined;
   }
 
   #woken(): Promise<void> {
@@ -305,6 +349,8 @@ export class RolloutDriver {
         touched.set(id, live);
     }
     for (const [id, live] of touched) {
+      // What the one before brought about may have cancelled it.
+      if (this.#live.get(id) !== live) continue;
       live.seen = live.tokens.length;
       const enough = live.branch.stopAt?.(live.tokens);
       if (enough === undefined) continue;

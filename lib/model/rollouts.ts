@@ -6,7 +6,7 @@
 import { CftError } from '../errors.js';
 import type { NativeRolloutEngine } from '../native/binding.js';
 import { checkOptionNames, checkTokenIds, expect } from './checks.js';
-import { checkSampling, sampleSeed } from './generation.js';
+import { checkSampling, mostSamples, sampleSeed } from './generation.js';
 import { isObject } from './json-file.js';
 import { type Rollout, RolloutDriver, type StopAt } from './rollout-driver.js';
 
@@ -94,7 +94,7 @@ export function checkRequests(
       const room = `at most ${maxPositions} positions (max_position_embeddings)`;
       check(place, positions, positions <= maxPositions, room);
       check(place, n, Number.isSafeInteger(n) && n >= 1, 'n of at least 1');
-      check(place, n, n <= 2 ** 20, 'n of at most 2^20');
+      check(place, n, n <= mostSamples, 'n of at most 2^20');
       const { entropy = false } = branch;
       check(`${place}, entropy`, entropy, typeof entropy === 'boolean', 'a boolean');
       checkSampling(branch, `request ${i}${place}: `);

@@ -10,6 +10,7 @@
 
 #include "core/compute_thread.h"
 #include "core/errors.h"
+#include "core/rollout/cpu/team.h"
 #include "core/rollout/engine.h"
 #include "random_model.h"
 
@@ -136,4 +137,26 @@ TEST_CASE("threads: submit, cancel, release and interrupt while another thread s
   for (const int64_t wanted : kept) CHECK(finished.count(wanted) == 1);
   CHECK(engine.used_bytes() == 0);
   at::set_num_threads(threads);
+}
+
+TEST_CASE("threads: who waits at a barrier is let go when another one has failed") {
+  cft::cpu::Barrier barrier;
+  barrier.reset(2);
+  std::atomic<bool> met{false}, thrown{false};
+  std::thread waits([&] {
+    try {
+      barrier.wait();
+      met = true;
+      barrier.wait();
+    } catch (const cft::cpu::Barrier::Abandoned&) {
+      thrown = true;
+    }
+  });
+  barrier.wait();
+  barrier.abandon();
+  waits.join();
+  CHECK(met);
+  CHECK(thrown);
+  barrier.reset(1);
+  barrier.wait();
 }

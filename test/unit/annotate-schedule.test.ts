@@ -8,7 +8,9 @@ import test, { type ExecutionContext } from 'ava';
 import type { AnnotateEvent } from '../../lib/counterfactual/events.js';
 import type { DetailedVerifier } from '../../lib/counterfactual/judge.js';
 import { promptsOf } from '../../lib/counterfactual/rollout-model.js';
+import { ResponseAnnotation } from '../../lib/counterfactual/rollouts.js';
 import { type AnnotationStageOptions, runAnnotationStage } from '../../lib/counterfactual/stage.js';
+import type { RolloutDriver } from '../../lib/model/rollout-driver.js';
 import { Random } from '../../lib/random.js';
 import type { Question } from '../../lib/types.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
@@ -213,4 +215,41 @@ test('few trunks are open at once, even where every verdict is slow', async (t) 
   given.settings = { ...given.settings, waves: true, complete: false, rule: 'all', maxNewTokens: 40 };
   const { model } = await annotate(t, given, { maxBranches: 4, speculate: false, rest: 0, delay: 30 });
   t.true(model.engines[1]!.mostTrunks <= 8, `${model.engines[1]!.mostTrunks} trunks`);
+});
+
+test('speculation that has nothing left to start looks at no position again', async (t) => {
+  const length = 20_000;
+  const none = { logProbs: new Float32Array(length), alternativeLogProbs: new Float32Array(2 * length) };
+  let submitted = 0;
+  const driver = {
+    addTrunk: async () => ({ trunk: 1, ...none, alternativeIds: new Int32Array(2 * length) }),
+    submit: (branches: readonly unknown[]) => branches.map(() => submitted++),
+  } as unknown as RolloutDriver;
+  const { settings } = randomCase(0);
+  const annotation = new ResponseAnnotation(
+    {
+      driver,
+      model: toyModel(),
+      verifier: () => true,
+      settings: { ...settings, k: 3, rule: 'all', waves: true, complete: false, minAlternativeProb: 0 },
+      draft: false,
+    },
+    {
+      question: { id: 'q', question: 'q', answer: '0' },
+      prompt: { tokenIds: Int32Array.of(1), budget: 2 * length },
+      response: { tokenIds: new Int32Array(length), endTokenId: 36 },
+      priority: 0,
+      onVerdict: () => {},
+      onDone: () => {},
+    },
+  );
+  await annotation.open();
+  t.is(annotation.speculate(7), 7);
+  t.is(annotation.speculate(10 * length), length - 7);
+  const start = performance.now();
+  let started = 0;
+  for (let i = 0; i < 5000; i++) started += annotation.speculate(100);
+  t.is(started, 0);
+  // Over all positions each time it takes several seconds.
+  t.true(performance.now() - start < 1500);
 });

@@ -28,6 +28,7 @@ const refusals: [Record<string, unknown>, string][] = [
   [{ topP: 0 }, 'topP: expected a number above 0 and at most 1, found 0'],
   [{ topP: 1.01 }, 'topP: expected a number above 0 and at most 1, found 1.01'],
   [{ n: 0 }, 'n: expected an integer of at least 1, found 0'],
+  [{ n: 2 ** 31 }, 'n: expected an integer of at most 2^20, found 2147483648'],
   [{ n: '2' }, 'n: expected an integer of at least 1, found "2"'],
   [{ seed: -1 }, 'seed: expected an integer from 0 to 2^53 - 1, found -1'],
   [{ seed: 2 ** 53 }, 'seed: expected an integer from 0 to 2^53 - 1, found 9007199254740992'],

@@ -41,8 +41,8 @@ class TightEngine implements NativeRolloutEngine {
 async function drain(
   count: number,
   release: (driver: RolloutDriver, trunk: number) => void,
+  engine: NativeRolloutEngine = new TightEngine(),
 ): Promise<number> {
-  const engine = new TightEngine();
   const driver = new RolloutDriver(engine, { maxBranches: 1 });
   let opened = 0;
   let finished = 0;
@@ -139,4 +139,97 @@ test('verdicts that come after a run has failed are dropped: its engine is gone'
   await new Promise((resolve) => setTimeout(resolve, 60));
   t.deepEqual(unhandled, []);
   t.is(late, 0);
+});
+
+const after = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+test('a trunk that was refused while memory was given back is tried again', async (t) => {
+  t.timeout(10_000);
+  /** Says so long after it has looked. */
+  class SlowEngine extends TightEngine {
+    override async addTrunk() {
+      const answer = super.addTrunk();
+      answer.catch(() => {}); // awaited later
+      await after(40);
+      return answer;
+    }
+  }
+  const later = (driver: RolloutDriver, trunk: number): void =>
+    driver.track(
+      () => after(10),
+      () => driver.releaseTrunk(trunk),
+    );
+  t.is(await drain(3, later, new SlowEngine()), 6);
+});
+
+test('a step without room for a branch waits for the verdicts that hold trunks', async (t) => {
+  t.timeout(10_000);
+  /** Trunks always fit; the second one's branch only alone. */
+  class FullEngine extends TightEngine {
+    trunks = 0;
+    refused = 0;
+    override async addTrunk() {
+      const none = new Float32Array(0);
+      const trunk = ++this.trunks;
+      return { trunk, logProbs: none, alternativeIds: new Int32Array(0), alternativeLogProbs: none };
+    }
+    override async step() {
+      if (this.waiting[0]?.trunk === 2 && this.trunks > 1) {
+        this.refused++;
+        throw new CftError('ERR_CFT_OUT_OF_MEMORY', 'no room for a branch');
+      }
+      return super.step();
+    }
+    override releaseTrunk(): void {
+      this.trunks--;
+    }
+  }
+  const later = (driver: RolloutDriver, trunk: number): void =>
+    driver.track(
+      () => after(30),
+      () => driver.releaseTrunk(trunk),
+    );
+  const engine = new FullEngine();
+  t.is(await drain(2, later, engine), 4);
+  t.true(engine.refused > 0);
+  await t.throwsAsync(
+    drain(2, () => {}, new FullEngine()),
+    { code: 'ERR_CFT_OUT_OF_MEMORY' },
+  );
+});
+
+test('a branch that another one’s end cancels is not heard of again', async (t) => {
+  /** Decodes eight tokens of all branches at once. */
+  class EagerEngine extends TightEngine {
+    override async step() {
+      const ids = this.waiting.splice(0).map(({ id }) => id);
+      const branchIds = Float64Array.from(ids.flatMap((id) => Array.from({ length: 8 }, () => id)));
+      const tokens = { branchIds, tokenIds: new Int32Array(branchIds.length) };
+      return { finished: [], tokens, active: 0, waiting: 0, decodedTokens: branchIds.length };
+    }
+  }
+  const driver = new RolloutDriver(new EagerEngine(), { maxBranches: 2 });
+  const heard: string[] = [];
+  let opened = false;
+  let second = 0;
+  await driver.run(() => {
+    if (opened) return undefined;
+    opened = true;
+    const { trunk, length, forcedTokens } = { trunk: 1, length: 1, forcedTokens: new Int32Array(0) };
+    const branch = { trunk, length, forcedTokens, maxNewTokens: 9, temperature: 0, topP: 1, seed: 0 };
+    const ids = driver.submit([
+      {
+        ...branch,
+        stopAt: () => 3,
+        onFinished: ({ tokenIds }) => {
+          heard.push(`first: ${tokenIds.length}`);
+          t.is(driver.cancel(second), 8);
+        },
+      },
+      { ...branch, stopAt: () => 3, onFinished: () => heard.push('second') },
+    ]);
+    second = ids[1]!;
+    return Promise.resolve();
+  });
+  t.deepEqual(heard, ['first: 3']);
 });

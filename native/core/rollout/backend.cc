@@ -1,9 +1,7 @@
 #include "core/rollout/backend.h"
 
-#include <fstream>
-#include <string>
-
 #include "core/errors.h"
+#include "core/host_memory.h"
 #include "core/rollout/cpu/cpu_backend.h"
 #include "core/rollout/cpu/packed_model.h"
 
@@ -15,27 +13,6 @@
 
 namespace cft {
 namespace {
-
-// Memory that the system could still give, in bytes; within the container's limit where there is one.
-int64_t free_host_bytes() {
-  int64_t free = int64_t{4} << 30;  // where nothing can be read
-  std::ifstream info("/proc/meminfo");
-  for (std::string word; info >> word;) {
-    if (word != "MemAvailable:") continue;
-    info >> free;
-    free *= 1024;
-    break;
-  }
-  auto read = [](const char* path) {
-    std::ifstream file(path);
-    int64_t value = -1;
-    file >> value;
-    return value;
-  };
-  const int64_t limit = read("/sys/fs/cgroup/memory.max"), used = read("/sys/fs/cgroup/memory.current");
-  if (limit > 0 && used >= 0) free = std::min(free, limit - used);
-  return free;
-}
 
 int64_t free_device_bytes([[maybe_unused]] at::Device device) {
 #ifdef CFT_CUDA

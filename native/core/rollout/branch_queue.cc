@@ -72,6 +72,11 @@ int64_t BranchQueue::waiting() const {
   return static_cast<int64_t>(waiting_.size());
 }
 
+bool BranchQueue::goes_before(const Branch::Key& key) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return !waiting_.empty() && waiting_.begin()->first < key;
+}
+
 int64_t BranchQueue::most_positions() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   int64_t most = 0;

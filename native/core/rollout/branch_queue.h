@@ -57,6 +57,8 @@ class BranchQueue {
   // Branches outside the queue that were cancelled; named once.
   std::unordered_set<int64_t> take_cancelled();
   int64_t waiting() const;
+  // Whether one that waits goes before a branch of this key.
+  bool goes_before(const Branch::Key& key) const;
   // The most positions of its own that one of those that wait may take; 0 where none waits.
   int64_t most_positions() const;
   // Forgets all. False where there were none.

@@ -37,6 +37,7 @@ bool HostLoop::leaves_room() {
 
 std::unique_ptr<KvSequence> HostLoop::prefill(const std::vector<int32_t>& tokens, int64_t score_from,
                                               int64_t k, TrunkScores* scores) {
+  drop_cancelled();  // they hold memory
   const int64_t length = static_cast<int64_t>(tokens.size());
   std::unique_ptr<KvSequence> kv = backend_->create_sequence();
   const bool first = backend_->used_bytes() == 0;
@@ -74,10 +75,13 @@ void HostLoop::park(size_t index) {
 // Room for `length` positions of active branch `index`, taken from branches of less priority that stand
 // behind it in active_ where need be. False where it had to be parked itself.
 bool HostLoop::make_room(size_t index, int64_t length) {
-  Branch& branch = active_[index];
-  if (!branch.own) branch.own = backend_->create_sequence();
-  while (!backend_->reserve(*branch.own, length)) {
+  while (!backend_->reserve(*active_[index].own, length)) {
     if (active_.size() == 1) {
+      // One that goes first may need less, and its trunk may be in the way.
+      if (queue_.goes_before(active_[0].key)) {
+        park(0);
+        return false;
+      }
       throw Error("ERR_CFT_OUT_OF_MEMORY",
                   "no room for the keys and values of a single branch of " + std::to_string(length) +
                       " tokens: " + memory_text(backend_->used_bytes(), backend_->budget_bytes()) +
@@ -115,8 +119,13 @@ void HostLoop::compose() {
       // The token after the last draft is decoded too, and must still be allowed.
       drafts = active_[i].draft.guess(active_[i].trunk->token_ids, std::min(share, active_[i].left() - 1));
     }
-    if (!make_room(i, static_cast<int64_t>(active_[i].fed + fed + drafts.size()))) break;
     Branch& branch = active_[i];
+    if (!branch.own) branch.own = backend_->create_sequence();
+    // Nobody makes way for a guess.
+    if (!drafts.empty() &&
+        !backend_->reserve(*branch.own, static_cast<int64_t>(branch.fed + fed + drafts.size())))
+      drafts.clear();
+    if (!make_room(i, static_cast<int64_t>(branch.fed + fed + drafts.size()))) break;
     spans_.push_back({i, rows_.size(), fed + drafts.size(), drafts.size()});
     for (size_t j = 0; j < fed + drafts.size(); ++j) {
       const size_t at = branch.fed + j;
@@ -205,9 +214,10 @@ void HostLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, Step
     try {
       compose();
     } catch (const Error&) {
-      if (result->finished.empty()) throw;
-      return;  // the caller may give back trunks for what has finished; else the next call says it
+      if (result->finished.empty() && result->steps == 0) throw;
+      return;  // what was decoded is not lost, and the caller may give back trunks
     }
+    if (spans_.empty()) continue;  // the only branch made way
     decode_once(result);
     if (worth_returning(*result, active(), queue_)) return;
   }

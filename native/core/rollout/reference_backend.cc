@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "core/model/decoder.h"
@@ -20,7 +21,7 @@ constexpr int64_t kHeadRows = 256;
 struct TensorSequence : KvSequence {
   std::vector<at::Tensor> keys, values;  // per layer (capacity, kv_heads, head_dim)
   int64_t capacity = 0;
-  std::shared_ptr<int64_t> used;  // bytes of all sequences of the backend
+  std::shared_ptr<std::atomic<int64_t>> used;  // bytes of all sequences of the backend
   int64_t bytes_per_position = 0;
 
   ~TensorSequence() override {
@@ -94,7 +95,8 @@ class ReferenceBackend : public Backend {
   const ModelConfig& config_;
   const int64_t budget_;
   int64_t position_bytes_ = 0;
-  std::shared_ptr<int64_t> used_ = std::make_shared<int64_t>(0);
+  // A trunk may be released on the JavaScript thread.
+  std::shared_ptr<std::atomic<int64_t>> used_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 // queries (B, heads, head_dim) -> (B, heads * head_dim)

@@ -209,6 +209,70 @@ TEST_CASE("emulated device loop: cancelled branches give no result and leave the
   CHECK(differing(reference(Structure::kOlmo2, alone, {}), results) <= kTies);
 }
 
+TEST_CASE("emulated device loop: a cancelled branch is in no new trunk's way") {
+  Model model = kEmulated.model(Structure::kLlama);
+  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
+  RolloutEngine engine(model, {1, {}, 200 * position, false, kEmulated.parts(model)});
+  const int64_t trunk = engine.add_trunk({1, 2}, 2, 0, nullptr);
+  engine.submit({{1, trunk, 2, {}, 50}});
+  CHECK(engine.step(3).active == 1);
+  engine.cancel({1});
+  engine.release_trunk(trunk);
+  CHECK_NOTHROW(engine.add_trunk(std::vector<int32_t>(190, 5), 190, 0, nullptr));
+}
+
+TEST_CASE("emulated device loop: a branch that does not fit alone makes way for one that goes first") {
+  Model model = kEmulated.model(Structure::kLlama);
+  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
+  RolloutEngine engine(model, {1, {}, 60 * position, false, kEmulated.parts(model)});
+  const int64_t held = engine.add_trunk(std::vector<int32_t>(20, 7), 20, 0, nullptr);
+  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  BranchSpec late{2, trunk, 4, {}, 50};
+  late.priority = 2;
+  engine.submit({late});
+  int64_t told = 0;
+  while (told < 30) told += static_cast<int64_t>(engine.step(1).tokens.size());
+  BranchSpec early{1, held, 3, {5}, 10};
+  early.priority = 1;
+  engine.submit({early});
+  Results results;
+  for (int calls = 0; calls < 200 && results.size() < 2; ++calls) {
+    for (const BranchResult& branch : engine.step(4).finished) {
+      results[branch.id] = branch;
+      if (branch.id == 1) engine.release_trunk(held);
+    }
+  }
+  REQUIRE(results.size() == 2);
+  const Work alone{{std::vector<int32_t>(20, 7), {1, 2, 3, 4}}, {{1, 0, 3, {5}, 10}, {2, 1, 4, {}, 50}}};
+  CHECK(differing(reference(Structure::kLlama, alone, {}), results) <= kTies);
+}
+
+TEST_CASE("emulated device loop: tokens that were decoded before memory ran out are told") {
+  Model model = kEmulated.model(Structure::kLlama);
+  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
+  RolloutEngine engine(model, {1, {}, 60 * position, false, kEmulated.parts(model)});
+  const int64_t held = engine.add_trunk(std::vector<int32_t>(20, 7), 20, 0, nullptr);
+  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  engine.submit({{1, trunk, 4, {}, 50}});
+  std::vector<int32_t> told;
+  bool refused = false;
+  for (int calls = 0; calls < 10; ++calls) {
+    try {
+      const cft::StepResult step = engine.step(1000);
+      told.insert(told.end(), step.tokens.begin(), step.tokens.end());
+      if (step.finished.empty()) continue;
+      CHECK(refused);
+      CHECK(told == step.finished[0].token_ids);
+      return;
+    } catch (const cft::Error&) {
+      CHECK(!told.empty());
+      refused = true;
+      engine.release_trunk(held);
+    }
+  }
+  FAIL("the branch does not come to an end");
+}
+
 TEST_CASE("emulated device loop: lower priority numbers go first, equal ones in the order of submission") {
   Model model = kEmulated.model(Structure::kLlama);
   RolloutEngine engine(model, {1, {}, 0, false, kEmulated.parts(model)});

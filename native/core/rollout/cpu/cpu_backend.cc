@@ -186,9 +186,12 @@ void CpuBackend::forward(const std::vector<ForwardRow>& rows, ForwardOutput* out
       Lane& lane = *lanes_[thread / team_size_];
       try {
         run_lane(lane, Team{thread % team_size_, team_size_, &lane.barrier}, output);
+      } catch (const Barrier::Abandoned&) {
+        // Another one has failed, and says why.
       } catch (...) {
 #pragma omp critical
         failure = std::current_exception();
+        lane.barrier.abandon();
       }
     }
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -14,10 +15,17 @@ namespace cft::cpu {
 // thread that is waited for may not be running at all.
 class Barrier {
  public:
+  // What wait() throws where somebody will not come.
+  struct Abandoned : std::exception {};
+
   void reset(int64_t size) {
     size_ = size;
     arrived_ = 0;
+    abandoned_ = false;
   }
+
+  // By a thread that has failed: the others would wait for it for ever.
+  void abandon() { abandoned_.store(true, std::memory_order_release); }
 
   void wait() {
     if (size_ == 1) return;
@@ -28,6 +36,7 @@ class Barrier {
       return;
     }
     for (int64_t spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+      if (abandoned_.load(std::memory_order_acquire)) throw Abandoned();
       if (spins < 4000) {
 #if defined(__x86_64__)
         _mm_pause();
@@ -42,6 +51,7 @@ class Barrier {
   int64_t size_ = 1;
   std::atomic<int64_t> arrived_{0};
   std::atomic<uint64_t> generation_{0};
+  std::atomic<bool> abandoned_{false};
 };
 
 // One thread's place in a team. A team of one never waits.

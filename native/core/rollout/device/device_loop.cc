@@ -79,6 +79,7 @@ int64_t DeviceLoop::active() const {
 std::unique_ptr<KvSequence> DeviceLoop::prefill(const std::vector<int32_t>& tokens, int64_t score_from,
                                                 int64_t k, TrunkScores* scores) {
   const std::shared_ptr<void> on_stream = runtime_.enter();
+  drop_cancelled();  // they hold memory
   const auto length = static_cast<int64_t>(tokens.size());
   // Branches need room beside the trunks, so only the first may take all.
   const int64_t most = pool_.used() == 0 ? budget_positions_ : budget_positions_ / 4 * 3;
@@ -116,14 +117,16 @@ std::unique_ptr<KvSequence> DeviceLoop::prefill(const std::vector<int32_t>& toke
 
 void DeviceLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, StepResult* result) {
   const std::shared_ptr<void> on_stream = runtime_.enter();
+  // What was decoded is not lost, and the caller may give back trunks; else the next call says it.
+  const auto may_end = [&] { return result->steps > 0 || !result->finished.empty(); };
   while (result->steps < max_steps && !interrupted) {
     drop_cancelled();
     try {
       make_room();
       admit(result);
     } catch (const Error&) {
-      if (result->finished.empty()) throw;
-      return;  // the caller may give back trunks for what has finished; else the next call says it
+      if (may_end()) return;
+      throw;
     }
     if (active() == 0) return;
     const int64_t steps = steps_of_look(max_steps - result->steps);
@@ -134,7 +137,12 @@ void DeviceLoop::run(int64_t max_steps, const std::atomic<bool>& interrupted, St
       tell_slots();
       launch(steps);
     } catch (const c10::OutOfMemoryError&) {
-      shrink_batch();
+      try {
+        shrink_batch();
+      } catch (const Error&) {
+        if (may_end()) return;
+        throw;
+      }
       continue;
     }
     replay(steps, result);

@@ -123,7 +123,15 @@ void DeviceLoop::make_room() {
     pool_.trim();
     wanted = std::min(wanted, positions_left());
   }
-  if (wanted <= capacity) no_room(capacity + 1);
+  if (wanted <= capacity) {
+    // One that goes first may need less, and its trunk may be in the way.
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (!slots_[i].branch) continue;
+      if (!queue_.goes_before(slots_[i].branch->key)) no_room(capacity + 1);
+      park(i);
+    }
+    return;
+  }
   shape_arena(arena_.slots(), wanted);
 }
 
