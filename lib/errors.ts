@@ -25,7 +25,7 @@ export const errorCodes = {
   ERR_CFT_IO: 1,
   /** Device or host memory ran out. */
   ERR_CFT_OUT_OF_MEMORY: 1,
-  /** Nothing to train on: not one correct response or not one critical token. */
+  /** Nothing to train on: not one correct response or not one critical token (2 where given annotations lack one). */
   ERR_CFT_NO_SIGNAL: 1,
   /** Non-finite loss or gradients that do not recover. */
   ERR_CFT_DIVERGED: 1,
@@ -41,16 +41,19 @@ export type CftErrorCode = keyof typeof errorCodes;
 
 export class CftError extends Error {
   readonly code: CftErrorCode;
+  readonly #exitStatus: 1 | 2 | undefined;
 
-  constructor(code: CftErrorCode, message: string, options?: { cause?: unknown }) {
+  /** @param options `exitStatus` where this error ends otherwise than others of its code. */
+  constructor(code: CftErrorCode, message: string, options?: { cause?: unknown; exitStatus?: 1 | 2 }) {
     super(message, options);
     this.name = 'CftError';
     this.code = code;
+    this.#exitStatus = options?.exitStatus;
   }
 
   /** Exit status of the command line for this error: 2 for bad input found before any work, else 1. */
   get exitStatus(): 1 | 2 {
-    return errorCodes[this.code];
+    return this.#exitStatus ?? errorCodes[this.code];
   }
 }
 

@@ -14,12 +14,19 @@ import { CftError } from './errors.js';
 import { makeFolder, writeFileAtomic } from './files.js';
 import type { Command } from './option-table.js';
 import { flagOf } from './options.js';
-import type { Question } from './types.js';
+import type { AnnotationRecord, Question } from './types.js';
 
 const recordName = 'run.json';
 const lockName = 'run.lock';
 
 export type RunStatus = 'running' | 'interrupted' | 'failed' | 'done';
+
+/** Questions or annotations by their content: the name may change. */
+export interface DataIdentity {
+  name: string;
+  sha256: string;
+  questions: number;
+}
 
 /** What a run is: two runs with equal identities (but for what `mayDiffer` and names say) give the same files. */
 export interface RunIdentity {
@@ -31,7 +38,9 @@ export interface RunIdentity {
   device: string;
   dtype: string;
   model: { name: string; weightsSha256: string; tokenizerSha256: string };
-  data?: { name: string; sha256: string; questions: number } | undefined;
+  data?: DataIdentity | undefined;
+  /** Questions of an evaluation that are a source of their own. */
+  evalData?: DataIdentity | undefined;
   libtorch: string;
 }
 
@@ -48,7 +57,8 @@ export interface RunRecord {
   device: string;
   dtype: string;
   model: { name: string; weights_sha256: string; tokenizer_sha256: string };
-  data?: { name: string; sha256: string; questions: number };
+  data?: DataIdentity;
+  eval_data?: DataIdentity;
   options: Record<string, unknown>;
   versions: { cft_native: string; libtorch: string; node: string };
 }
@@ -56,6 +66,7 @@ export interface RunRecord {
 /** Options that say where things lie, not what is done; the content behind them is compared by its hash. */
 const mayDiffer = new Set([
   ...['output', 'resume', 'model', 'revision', 'data', 'device', 'dtype'],
+  ...['annotations', 'validationAnnotations', 'evalData'],
   // A checkpoint checks the threads that it was made with; to consent, or to spare room, is no other run.
   ...['threads', 'force', 'keepCheckpoints', 'gradientCheckpointing'],
   // Read after the responses are made, and of no influence on them.
@@ -81,6 +92,13 @@ export function hashQuestions(questions: readonly Question[]): string {
   const hash = createHash('sha256');
   for (const { id, question, answer } of questions)
     hash.update(`${JSON.stringify([id, question, answer])}\n`);
+  return hash.digest('hex');
+}
+
+/** Hash of all that annotation records hold. */
+export function hashRecords(records: readonly AnnotationRecord[]): string {
+  const hash = createHash('sha256');
+  for (const record of records) hash.update(`${JSON.stringify(record)}\n`);
   return hash.digest('hex');
 }
 
@@ -213,6 +231,7 @@ function differences(before: RunRecord, now: RunRecord): string[] {
   compare('model.weights_sha256', before.model?.weights_sha256, now.model.weights_sha256);
   compare('model.tokenizer_sha256', before.model?.tokenizer_sha256, now.model.tokenizer_sha256);
   compare('data.sha256', before.data?.sha256, now.data?.sha256);
+  compare('eval_data.sha256', before.eval_data?.sha256, now.eval_data?.sha256);
   return found;
 }
 
@@ -276,7 +295,7 @@ export class RunFolder implements Disposable {
    * @throws CftError ERR_CFT_BAD_OUTPUT naming each differing field.
    */
   begin(identity: RunIdentity): void {
-    const { command, seed, device, dtype, model, data } = identity;
+    const { command, seed, device, dtype, model, data, evalData } = identity;
     const now: RunRecord = {
       format: 'cft-run/1',
       command,
@@ -291,6 +310,7 @@ export class RunFolder implements Disposable {
         tokenizer_sha256: model.tokenizerSha256,
       },
       ...(data ? { data } : {}),
+      ...(evalData ? { eval_data: evalData } : {}),
       options: optionsForFile(identity.options),
       versions: { cft_native: packageVersion, libtorch: identity.libtorch, node: process.version },
     };

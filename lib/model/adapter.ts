@@ -58,7 +58,7 @@ export function readAdapterConfig(folder: string): AdapterConfig {
       unsupported(name);
   }
   const targets = Array.isArray(json.target_modules) ? json.target_modules.map(String) : undefined;
-  const outside = targets?.find((name) => /(^|\.)(lm_head|embed_tokens)$/.test(name));
+  const outside = targets?.find((name) => /(^|\.)embed_tokens$/.test(name));
   if (outside !== undefined) unsupported('target_modules', `: an adapter on ${outside}`);
   const rank = fields.integer('r', { max: 65536 });
   const alpha = fields.number('lora_alpha', {});
@@ -79,7 +79,8 @@ const factorPattern = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/;
 /**
  * Checks the adapter's tensors against the base model's linear layers.
  * @param shapes of the base model's tensors by name.
- * @throws CftError ERR_CFT_BAD_WEIGHTS naming tensor, expected and found.
+ * @throws CftError ERR_CFT_BAD_WEIGHTS naming tensor, expected and found; ERR_CFT_UNSUPPORTED_MODEL for one of a head
+ *   that is the embedding.
  */
 export function readAdapterTensors(
   folder: string,
@@ -97,6 +98,13 @@ export function readAdapterTensors(
   const check = (tensor: TensorHeader): NativeTensorEntry => {
     const [, module, letter] = factorPattern.exec(tensor.name) ?? [];
     const weight = module === undefined ? undefined : shapes.get(`${module}.weight`);
+    if (module === 'lm_head' && weight === undefined) {
+      throw new CftError(
+        'ERR_CFT_UNSUPPORTED_MODEL',
+        `${file}: tensor ${tensor.name}: an adapter on lm_head is not supported where the base model's config.json ties it ` +
+          'to the embedding (tie_word_embeddings); merge the adapter with PEFT and load the merged model',
+      );
+    }
     // A norm's weight has one dimension; embeddings have LoRA factors of other names.
     if (
       module === undefined ||

@@ -15,6 +15,8 @@ export interface NativeInfo {
   flavour: 'cpu' | 'cuda';
   /** CPU capability that ATen chose: "DEFAULT", "AVX2", "AVX512". */
   cpuCapability: string;
+  /** Instruction set of our own kernels: "generic", "avx2", "avx512"; CFT_CPU_KERNELS chooses another. */
+  cpuKernels: string;
   /** True where the CPU multiplies bf16 matrices in hardware (AVX512_BF16 or AMX). */
   fastBfloat16: boolean;
   threads: number;
@@ -265,8 +267,10 @@ export interface NativeTrainBatch {
   targets: Int32Array; // [M]
   /** Weight of each loss term, already divided by the normaliser; loss = sum(weight * nll). */
   weights: Float32Array; // [M]
-  /** Counter for LoRA dropout, unique per (step, micro-batch). */
+  /** Counter for LoRA dropout: of the step. */
   dropoutCounter: number;
+  /** Of the first token in the step, so that dropout does not depend on how a step is packed; default 0. */
+  firstToken?: number;
 }
 
 export interface NativeBatchScores {

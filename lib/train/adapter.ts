@@ -9,11 +9,14 @@ import type { ResolvedOptions } from '../options.js';
 
 type LoraShape = Pick<
   ModelConfig,
-  'hiddenSize' | 'intermediateSize' | 'heads' | 'kvHeads' | 'headDim' | 'layers'
+  'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'heads' | 'kvHeads' | 'headDim' | 'layers'
 >;
 
 /** Every linear layer of the decoder but the output matrix, as PEFT's "all-linear" has it. */
 const linearModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+
+/** The output matrix, by name only, and only where it is not the embedding. */
+const head = 'lm_head';
 
 /**
  * LoRA as the options ask for it, undefined for full fine-tuning.
@@ -22,26 +25,45 @@ const linearModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_
 export function loraOptions(options: ResolvedOptions<'train'>): NativeLoraOptions | undefined {
   const { loraRank: rank, loraTargets } = options;
   if (rank === 0) return undefined;
-  const targets = loraTargets.includes('all-linear') ? linearModules : [...new Set(loraTargets)];
+  const targets = new Set(
+    loraTargets.flatMap((target) => (target === 'all-linear' ? linearModules : [target])),
+  );
   for (const target of targets) {
-    if (linearModules.includes(target)) continue;
+    if (target === head || linearModules.includes(target)) continue;
     throw new CftError(
       'ERR_CFT_BAD_OPTION',
-      `loraTargets (--lora-targets): expected all-linear or some of ${linearModules.join(', ')}, found "${target}"`,
+      `loraTargets (--lora-targets): expected all-linear or some of ${linearModules.join(', ')}, ${head}, ` +
+        `found "${target}"`,
     );
   }
   return {
     rank,
     alpha: options.loraAlpha ?? 2 * rank,
     dropout: options.loraDropout,
-    targets,
+    targets: [...targets],
     rankStabilized: options.loraRankStabilized,
   };
 }
 
+/**
+ * What only the model tells.
+ * @throws CftError ERR_CFT_BAD_OPTION for an adapter on an output matrix that is the embedding.
+ */
+export function checkLoraTargets(
+  options: ResolvedOptions<'train'>,
+  { tieWordEmbeddings }: Pick<ModelConfig, 'tieWordEmbeddings'>,
+): void {
+  if (!tieWordEmbeddings || !loraOptions(options)?.targets.includes(head)) return;
+  throw new CftError(
+    'ERR_CFT_BAD_OPTION',
+    `loraTargets (--lora-targets): expected all-linear or some of ${linearModules.join(', ')}, found "${head}", ` +
+      'which is the embedding in this model (tie_word_embeddings)',
+  );
+}
+
 /** How many parameters an adapter has. */
 export function loraParameters(config: LoraShape, { rank, targets }: NativeLoraOptions): number {
-  const { hiddenSize: hidden, intermediateSize: inner, heads, kvHeads, headDim, layers } = config;
+  const { vocabSize, hiddenSize: hidden, intermediateSize: inner, heads, kvHeads, headDim, layers } = config;
   const sizes: Record<string, number> = {
     q_proj: hidden + heads * headDim,
     k_proj: hidden + kvHeads * headDim,
@@ -51,7 +73,8 @@ export function loraParameters(config: LoraShape, { rank, targets }: NativeLoraO
     up_proj: hidden + inner,
     down_proj: inner + hidden,
   };
-  return targets.reduce((sum, target) => sum + layers * rank * (sizes[target] ?? 0), 0);
+  const ofHead = targets.includes(head) ? rank * (hidden + vocabSize) : 0;
+  return targets.reduce((sum, target) => sum + layers * rank * (sizes[target] ?? 0), ofHead);
 }
 
 /** adapter_config.json as PEFT writes it for a plain LoRA. */

@@ -49,7 +49,8 @@ const selectedOf = (examples: readonly TrainingExample[]): number =>
 function pack(
   examples: readonly TrainingExample[],
   divisorOf: (example: TrainingExample) => number,
-  dropoutCounter: number,
+  step: number,
+  firstToken: number,
 ): NativeTrainBatch {
   const tokens = examples.reduce((sum, example) => sum + example.tokenIds.length, 0);
   const count = selectedOf(examples);
@@ -59,7 +60,8 @@ function pack(
     selected: new Int32Array(count),
     targets: new Int32Array(count),
     weights: new Float32Array(count),
-    dropoutCounter,
+    dropoutCounter: step,
+    firstToken,
   };
   let start = 0;
   let term = 0;
@@ -81,7 +83,8 @@ function pack(
  * Packs one optimizer step. With `step` the normaliser is N of the whole step, so that 8x1 and 2x4 accumulation give
  * the same gradient; `sequence` is the mean over sequences of their means, `microbatch` the mean over micro-batches
  * of theirs (both over those that have a selected token).
- * @param step counts from 0; with the micro-batch's index (below 2^20) it makes the dropout counter.
+ * @param step counts from 0. LoRA's dropout goes by it and by a token's number in the step, so that masks, too, do not depend
+ *   on the size of the micro-batches.
  */
 export function packStep(
   examples: readonly TrainingExample[],
@@ -94,7 +97,8 @@ export function packStep(
     .filter((members) => members.length > 0);
   const selectedTokens = selectedOf(examples);
   const sequences = groups.reduce((sum, members) => sum + members.length, 0);
-  const batches = groups.map((members, index) => {
+  let firstToken = 0;
+  const batches = groups.map((members) => {
     const divisorOf = (example: TrainingExample): number => {
       switch (normalization) {
         case 'step':
@@ -105,7 +109,9 @@ export function packStep(
           return groups.length * selectedOf(members);
       }
     };
-    return pack(members, divisorOf, step * 2 ** 20 + index);
+    const batch = pack(members, divisorOf, step, firstToken);
+    firstToken += batch.tokenIds.length;
+    return batch;
   });
   return {
     batches,
@@ -121,7 +127,7 @@ export function packScoring(
 ): { batch: NativeTrainBatch; weights: number[] }[] {
   const withTerms = examples.filter((example) => example.selected.length > 0);
   return group(withTerms, limits).map((members) => ({
-    batch: pack(members, () => 1, 0),
+    batch: pack(members, () => 1, 0, 0),
     weights: members.flatMap((example) => [...example.weights]),
   }));
 }

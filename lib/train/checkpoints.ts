@@ -19,7 +19,9 @@ import { CftError, isSystemError } from '../errors.js';
 import { makeFolder, syncFolder, writeFileAtomic } from '../files.js';
 import { forFile, fromFile, type Json } from '../json-names.js';
 
-const format = 'cft-checkpoint/2';
+const format = 'cft-checkpoint/3';
+/** Without a checksum of state.json itself. */
+const olderFormat = 'cft-checkpoint/2';
 const tensorFile = 'trainer.safetensors';
 const stateFile = 'state.json';
 
@@ -84,7 +86,12 @@ interface StateFile {
   state: Json;
   bytes: number;
   sha256: string;
+  /** Of all the above as JSON without spaces. */
+  content_sha256?: string;
 }
+
+const sha256OfContent = (content: StateFile): string =>
+  createHash('sha256').update(JSON.stringify(content)).digest('hex');
 
 export interface Checkpoint {
   path: string;
@@ -191,7 +198,8 @@ export async function saveCheckpoint(
       state: forFile(state),
       ...sum,
     };
-    writeFileAtomic(join(temporary, stateFile), `${JSON.stringify(content, null, 2)}\n`);
+    const whole = { ...content, content_sha256: sha256OfContent(content) };
+    writeFileAtomic(join(temporary, stateFile), `${JSON.stringify(whole, null, 2)}\n`);
     rmSync(final, { recursive: true, force: true });
     renameSync(temporary, final);
   } catch (error) {
@@ -282,13 +290,17 @@ async function readCheckpoint(
 ): Promise<Checkpoint | string> {
   const path = join(folder, `step-${step}`);
   let content: StateFile;
+  let ownSum: string | undefined;
   try {
-    content = JSON.parse(readFileSync(join(path, stateFile), 'utf8')) as StateFile;
+    const whole = JSON.parse(readFileSync(join(path, stateFile), 'utf8')) as StateFile;
+    ({ content_sha256: ownSum, ...content } = whole);
   } catch (error) {
     return `${stateFile} cannot be read (${(error as Error).message})`;
   }
-  if (content.format !== format)
+  if (content.format !== format && content.format !== olderFormat)
     return `${stateFile}: expected format "${format}", found "${content.format}"`;
+  if (content.format === format && ownSum !== sha256OfContent(content))
+    return `${stateFile} is damaged (its SHA-256 differs)`;
   const { environment, micro_batch_tokens: microBatchTokens } = content;
   const state = fromFile(content.state ?? null) as LoopState | null;
   if (!isState(state) || state.step !== step || !Number.isInteger(microBatchTokens))

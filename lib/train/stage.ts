@@ -151,9 +151,16 @@ const factsOf = (
 
 /** What decides the last bits beside the configuration. */
 function environmentOf({ addon, device }: Model): Facts {
-  const { libtorch, cpuCapability, fastBfloat16, threads } = addon.info();
-  if (!device.startsWith('cuda'))
-    return { libtorch, cpu_capability: cpuCapability, fast_bfloat16: fastBfloat16, threads };
+  const { libtorch, cpuCapability, cpuKernels, fastBfloat16, threads } = addon.info();
+  if (!device.startsWith('cuda')) {
+    return {
+      libtorch,
+      cpu_capability: cpuCapability,
+      cpu_kernels: cpuKernels,
+      fast_bfloat16: fastBfloat16,
+      threads,
+    };
+  }
   const index = Number(device.split(':')[1] ?? 0);
   return { libtorch, gpu: addon.cudaDevices()[index]?.name ?? null };
 }

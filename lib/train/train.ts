@@ -2,6 +2,7 @@
  * `train`: the whole method in one run folder, from questions or from annotations. What is wrong with options, data or
  * model is found here, before any work; the stages are in pipeline.ts.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { promptsOf } from '../counterfactual/rollout-model.js';
 import { CftError } from '../errors.js';
@@ -9,9 +10,10 @@ import { loadModel, tellDownloads } from '../model/load.js';
 import type { Model } from '../model/model.js';
 import type { ResolvedOptions } from '../options.js';
 import { Run } from '../run.js';
-import { defaultRunFolder, hashQuestions, RunFolder } from '../run-folder.js';
-import type { AnnotationRecord, Question } from '../types.js';
+import { type DataIdentity, defaultRunFolder, hashQuestions, hashRecords, RunFolder } from '../run-folder.js';
+import type { AnnotationRecord } from '../types.js';
 import { completionOf, createVerifier } from '../verify/verifier.js';
+import { checkLoraTargets } from './adapter.js';
 import type { EmitTrain, TrainEvent } from './events.js';
 import {
   checkAnnotationsOrigin,
@@ -22,7 +24,7 @@ import {
   type TrainInputs,
   type TrainOptions,
 } from './inputs.js';
-import { makeTrainingSets, TrainingRun } from './pipeline.js';
+import { makeTrainingSets, TrainingRun, type TrainingSets } from './pipeline.js';
 import { readResult, type TrainResult } from './result.js';
 
 async function identityOf(
@@ -66,16 +68,10 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
     }));
   try {
     checkMasterWeights(options, base.dtype);
+    checkLoraTargets(options, base.config);
     const data = await readTrainData(inputs, base.config.vocabSize, signal);
     const promptWarning = await checkAnnotationsOrigin(inputs, base);
-    const sets =
-      data.records &&
-      makeTrainingSets(
-        inputs,
-        { records: data.records, name: options.annotations ?? inMemory },
-        { records: data.validationRecords, name: options.validationAnnotations ?? inMemory },
-        base.config.maxPositions,
-      );
+    const sets = data.records && givenSets(inputs, data, data.records, base.config.maxPositions);
     // A question that does not fit is found before the folder is begun.
     promptsOf(base, [...data.questions, ...data.evalQuestions], options);
     const resumed = existsSync(folder.file('run.json'));
@@ -87,6 +83,7 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
       dtype: base.dtype,
       model: await identityOf(base),
       data: dataIdentity(inputs, data),
+      evalData: evalIdentity(inputs, data),
       libtorch: base.addon.info().libtorch,
     });
     emit({
@@ -144,6 +141,27 @@ async function runTraining(given: TrainOptions, emit: EmitTrain): Promise<TrainR
   }
 }
 
+/** Examples of given annotations; what is wrong with them is bad input. */
+function givenSets(
+  inputs: TrainInputs,
+  { validationRecords }: TrainData,
+  records: readonly AnnotationRecord[],
+  maxPositions: number,
+): TrainingSets {
+  const { annotations, validationAnnotations } = inputs.options;
+  try {
+    return makeTrainingSets(
+      inputs,
+      { records, name: annotations ?? inMemory },
+      { records: validationRecords, name: validationAnnotations ?? annotations ?? inMemory },
+      maxPositions,
+    );
+  } catch (error) {
+    if (!(error instanceof CftError)) throw error;
+    throw new CftError(error.code, error.message, { cause: error, exitStatus: 2 });
+  }
+}
+
 const selectedQuestions = (questions: number): string =>
   `the evaluation asks ${questions} held-out questions of the annotations, which are of responses that came out right: ` +
   'the accuracy before is high by selection, and can hardly rise; give --eval-data for one that says something';
@@ -162,24 +180,43 @@ function commonPrompts({ records = [], validationRecords }: TrainData): number {
   return validationRecords.filter(({ prompt_token_ids }) => trained.has(prompt_token_ids.join())).length;
 }
 
-/** Hash of what the run is trained and validated on: the questions, or the annotations. */
+/** What the run is trained and validated on: the questions, or the annotations. */
 function dataIdentity(
   { options }: TrainInputs,
   { questions, records, validationRecords }: TrainData,
-): { name: string; sha256: string; questions: number } {
-  const items: readonly (Question | AnnotationRecord)[] = records ?? questions;
+): DataIdentity {
+  const trained = records === undefined ? hashQuestions(questions) : hashRecords(records);
   return {
     name: (records ? options.annotations : options.data) ?? inMemory,
-    sha256: hashQuestions([...items, ...validationRecords]),
-    questions: items.length,
+    sha256:
+      validationRecords.length === 0
+        ? trained
+        : createHash('sha256')
+            .update(trained + hashRecords(validationRecords))
+            .digest('hex'),
+    questions: (records ?? questions).length,
+  };
+}
+
+/** What it is evaluated on, where that is a source of its own. */
+function evalIdentity(
+  { options, evalData }: TrainInputs,
+  { evalQuestions }: TrainData,
+): DataIdentity | undefined {
+  if (evalData === undefined) return undefined;
+  return {
+    name: options.evalData ?? inMemory,
+    sha256: hashQuestions(evalQuestions),
+    questions: evalQuestions.length,
   };
 }
 
 /**
  * Trains on critical tokens, or with another strategy.
  * @returns a Run: iterate it for events, await it for the result.
- * @throws (rejects) CftError: ERR_CFT_BAD_OPTION, ERR_CFT_BAD_DATA, ERR_CFT_BAD_MODEL, ERR_CFT_BAD_OUTPUT before any
- *   work; ERR_CFT_NO_SIGNAL, ERR_CFT_DIVERGED, ERR_CFT_IO later, with what was done on disk; the signal's reason.
+ * @throws (rejects) CftError: ERR_CFT_BAD_OPTION, ERR_CFT_BAD_DATA, ERR_CFT_BAD_MODEL, ERR_CFT_BAD_OUTPUT, and
+ *   ERR_CFT_NO_SIGNAL of given annotations before any work; ERR_CFT_NO_SIGNAL of annotations made in the run,
+ *   ERR_CFT_DIVERGED, ERR_CFT_IO later, with what was done on disk; the signal's reason.
  */
 export function train(options: TrainOptions = {}): Run<TrainEvent, TrainResult> {
   return new Run((emit) => runTraining(options, emit));

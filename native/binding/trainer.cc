@@ -22,6 +22,7 @@ TrainBatch need_batch(const Napi::Value& value) {
   batch.targets = need_positions(object, "targets");
   batch.weights = need_floats(object.Get("weights"), "weights");
   batch.dropout_counter = static_cast<uint64_t>(need_integer(object, "dropoutCounter"));
+  if (!object.Get("firstToken").IsUndefined()) batch.first_token = need_integer(object, "firstToken");
   return batch;
 }
 

@@ -158,6 +158,25 @@ TEST_CASE("dropout follows the batch's counter and is off when scoring") {
   CHECK(trained_without == doctest::Approx(scored_without).epsilon(1e-6));
 }
 
+TEST_CASE("dropout does not depend on how a step is packed") {
+  Model model = random_model(Structure::kLlama);
+  // As the loop packs: a token's number is that after pruning.
+  const TrainBatch batch = prune_batch(make_batch({12, 9, 15, 11}, 4));
+  Trainer whole(model, lora_options(all_linear, 0.3)), packed(model, lora_options(all_linear, 0.3));
+  for (Trainer* trainer : {&whole, &packed}) {
+    trainer->accumulate(batch);
+    trainer->step(1e-2);
+  }
+  const double loss = whole.accumulate(batch);
+  double sum = 0;
+  for (const TrainBatch& part : split_batch(batch, 4)) sum += packed.accumulate(part);
+  CHECK(sum == doctest::Approx(loss).epsilon(1e-5));
+  for (const std::string& name : whole.parameter_names()) {
+    const at::Tensor expected = whole.gradient(name), found = packed.gradient(name);
+    CHECK((found - expected).abs().max().item<double>() < 1e-4 * expected.abs().max().item<double>());
+  }
+}
+
 TEST_CASE("bf16 models train fp32 adapters") {
   Model model = random_model(Structure::kLlama, at::kBFloat16);
   Trainer trainer(model, lora_options());
@@ -207,11 +226,12 @@ TEST_CASE("a LoRA run that goes on from saved state gives the bits of an undistu
 TEST_CASE("LoRA options that cannot be are refused by name") {
   Model model = random_model(Structure::kLlama);
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .targets = {"q_proj", "wq", "nothing"}}) ==
-        "LoRA: no module is named wq, nothing; this model has down_proj, gate_proj, k_proj, lm_head, o_proj, "
-        "q_proj, "
+        "LoRA: no module is named wq, nothing; this model has down_proj, gate_proj, k_proj, o_proj, q_proj, "
         "up_proj, v_proj");
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .targets = {"lm_head"}}) ==
-        "LoRA: lm_head is tied to the embedding in this model and cannot have an adapter");
+        "LoRA: lm_head is tied to the embedding in this model and cannot have an adapter; down_proj, "
+        "gate_proj, "
+        "k_proj, o_proj, q_proj, up_proj, v_proj can");
   CHECK(refusal(model, {.rank = 0, .alpha = 4, .targets = {"q_proj"}}) ==
         "LoRA: rank is 0, expected at least 1");
   CHECK(refusal(model, {.rank = 2, .alpha = 0, .targets = {"q_proj"}}) ==
@@ -221,4 +241,7 @@ TEST_CASE("LoRA options that cannot be are refused by name") {
   CHECK(refusal(model, {.rank = 2, .alpha = 4, .targets = {}}) == "LoRA: no target modules");
   Model untied = random_model(Structure::kQwen2);
   CHECK(refusal(untied, {.rank = 2, .alpha = 4, .targets = {"lm_head"}}) == "");
+  CHECK(refusal(untied, {.rank = 2, .alpha = 4, .targets = {"wq"}}) ==
+        "LoRA: no module is named wq; this model has down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, "
+        "up_proj, v_proj");
 }

@@ -18,6 +18,7 @@ TrainBatch good_batch() {
   batch.targets = {2, 4, 8};
   batch.weights = {0.5f, 0.25f, 0.25f};
   batch.dropout_counter = 7;
+  batch.first_token = 40;
   return batch;
 }
 
@@ -68,9 +69,17 @@ TEST_CASE("a training batch that is not sound is refused by field and index") {
 
   batch = good_batch();
   batch.weights[2] = std::numeric_limits<float>::quiet_NaN();
-  CHECK(refusal(batch) == "training batch: weights[2] = nan, expected a finite number");
+  CHECK(refusal(batch) == "training batch: weights[2] = nan, expected a finite number of at least 0");
+  batch.weights[2] = std::numeric_limits<float>::infinity();
+  CHECK(refusal(batch) == "training batch: weights[2] = inf, expected a finite number of at least 0");
+  batch.weights[2] = -0.5f;
+  CHECK(refusal(batch) == "training batch: weights[2] = -0.500000, expected a finite number of at least 0");
   batch.weights.push_back(1);
   CHECK(refusal(batch) == "training batch: weights has 4 values, expected 3, one per selected position");
+
+  batch = good_batch();
+  batch.first_token = -1;
+  CHECK(refusal(batch) == "training batch: firstToken = -1, expected a number from 0 to 2147483647");
 }
 
 TEST_CASE("pruning drops what cannot reach the loss and keeps the rest in order") {
@@ -81,6 +90,7 @@ TEST_CASE("pruning drops what cannot reach the loss and keeps the rest in order"
   CHECK(pruned.targets == std::vector<int64_t>{2, 4, 8});
   CHECK(pruned.weights == std::vector<float>{0.5f, 0.25f, 0.25f});
   CHECK(pruned.dropout_counter == 7);
+  CHECK(pruned.first_token == 40);
 
   TrainBatch last = good_batch();
   last.selected = {8};

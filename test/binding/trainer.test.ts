@@ -160,6 +160,8 @@ test('batches, options and calls that cannot be are refused', async (t) => {
     [{ selected: Int32Array.of(0, 2, 8) }, /selected\[2\] = 8/],
     [{ sequenceStarts: Int32Array.of(0, 5) }, /sequenceStarts/],
     [{ weights: Float32Array.of(0.25, Number.NaN, 0.5) }, /weights\[1\] = nan/],
+    [{ weights: Float32Array.of(0.25, 0.25, Infinity) }, /weights\[2\] = inf/],
+    [{ weights: Float32Array.of(-0.25, 0.25, 0.5) }, /weights\[0\] = -0\.25.*at least 0/],
   ];
   for (const [change, message] of bad) {
     await rejects(t, 'ERR_CFT_BAD_DATA', message, () => trainer.accumulate({ ...batch, ...change }));
@@ -171,6 +173,9 @@ test('batches, options and calls that cannot be are refused', async (t) => {
   await rejects(t, 'ERR_CFT_BAD_OPTION', /model\.none/, () => trainer.gradient('model.none'));
   await rejects(t, 'ERR_CFT_BAD_OPTION', /no module is named wq; this model has down_proj/, () =>
     model.createTrainer({ ...options, lora: { ...lora, targets: ['q_proj', 'wq'] } }),
+  );
+  await rejects(t, 'ERR_CFT_BAD_OPTION', /lm_head is tied to the embedding.*; down_proj, .*v_proj can$/, () =>
+    model.createTrainer({ ...options, lora: { ...lora, targets: ['q_proj', 'lm_head'] } }),
   );
   const badOptions: [object, RegExp][] = [
     [{ loraRank: 4 }, /unknown option "loraRank" for createTrainer/],

@@ -192,7 +192,6 @@ const cases: Record<string, Case> = {
       }));
       return trainWith(folder, writeAnnotations(join(folder, 'a.jsonl'), records));
     },
-    status: 1,
     message: /not one critical token in 3 annotated responses.*--strategy sft/,
   },
   'annotations of another model': {
@@ -230,6 +229,23 @@ const cases: Record<string, Case> = {
   'a target that is no linear layer': {
     args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'q_proj,input_layernorm'),
     message: /loraTargets \(--lora-targets\): expected all-linear or some of .*found "input_layernorm"/,
+  },
+  'no held-out token to find the best model by': {
+    args: (folder) => {
+      const held = writeAnnotations(join(folder, 'v.jsonl'), makeAnnotations(3).slice(2));
+      const annotations = writeAnnotations(join(folder, 'a.jsonl'), makeAnnotations(3));
+      return trainWith(folder, annotations, '--validation-annotations', held, '--save-best');
+    },
+    message: /v\.jsonl: not one of 1 held-out responses has a token of cft/,
+  },
+  'LoRA on a head that is the embedding': {
+    args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'q_proj,lm_head'),
+    message:
+      /loraTargets \(--lora-targets\): expected all-linear or some of q_proj.*found "lm_head", which is the embedding/,
+  },
+  'an unknown target beside all-linear': {
+    args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'all-linear,embed_tokens'),
+    message: /loraTargets \(--lora-targets\): expected all-linear or some of q_proj.*found "embed_tokens"/,
   },
   'LoRA on modules that do not exist': {
     args: withAnnotations(() => {}, '--lora-rank', '2', '--lora-targets', 'c_attn'),

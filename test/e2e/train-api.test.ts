@@ -22,8 +22,8 @@ const base = (output: string, more: TrainOptions = {}): TrainOptions => ({
 });
 
 /** Weights of a saved model, all in one. */
-function weightsOf(folder: string): Float32Array {
-  const bytes = readFileSync(join(folder, 'model.safetensors'));
+function weightsOf(folder: string, file = 'model.safetensors'): Float32Array {
+  const bytes = readFileSync(join(folder, file));
   const start = 8 + Number(bytes.readBigUInt64LE(0));
   return new Float32Array(bytes.buffer.slice(bytes.byteOffset + start, bytes.byteOffset + bytes.length));
 }
@@ -86,6 +86,19 @@ test('8 x 1 and 2 x 4 accumulation train the same weights', async (t) => {
   const moved = largestDifference(weights[0]!, start);
   t.true(moved > 0.01, String(moved));
   for (const other of weights.slice(1)) t.true(largestDifference(weights[0]!, other) < 1e-4 * moved);
+});
+
+test('the size of the micro-batches changes nothing with LoRA dropout either: each token keeps its mask', async (t) => {
+  t.timeout(120_000);
+  const folder = temporaryFolder(t);
+  const adapters: Float32Array[] = [];
+  for (const microBatchTokens of [4096, 40, 1]) {
+    const lora = { loraRank: 4, loraDropout: 0.3, learningRate: 1e-2, microBatchTokens };
+    const { trained } = await train(base(join(folder, String(microBatchTokens)), lora));
+    adapters.push(weightsOf(trained.model, 'adapter_model.safetensors'));
+  }
+  const moved = Math.max(...adapters[0]!.map(Math.abs));
+  for (const other of adapters.slice(1)) t.true(largestDifference(adapters[0]!, other) < 1e-3 * moved);
 });
 
 test('cft and sft take the same steps on the same responses; only the tokens differ', async (t) => {

@@ -182,6 +182,27 @@ test('rsLoRA: the folder says so, loads with the same scale, and merged it is th
   }
 });
 
+test('LoRA on a head of its own: the adapter and the merged model are the model that was trained', async (t) => {
+  t.timeout(240_000);
+  const folder = temporaryFolder(t);
+  const options = {
+    model: fixturePath('models/mistral'),
+    loraRank: 4,
+    loraTargets: ['all-linear', 'lm_head'],
+  };
+  const { result } = await follow(base(join(folder, 'run'), { ...options, loraMerge: true }));
+  const adapter = join(folder, 'run/adapter');
+  const { target_modules } = readJson<{ target_modules: string[] }>(join(adapter, 'adapter_config.json'));
+  t.is(target_modules.length, 8);
+  t.true(target_modules.includes('lm_head'));
+  const { before, last } = result.trained.validation!;
+  t.false(near(before.loss, last.loss), 'it learnt something');
+  for (const model of [adapter, result.trained.model]) {
+    const critical = (await scoreAll(model, heldOut)).filter((one) => one.critical);
+    t.true(near(mean(critical.map((one) => one.nll)), last.loss), model);
+  }
+});
+
 test('a learning rate that diverges ends with the reason, and what was done is kept', async (t) => {
   t.timeout(240_000);
   const output = join(temporaryFolder(t), 'run');

@@ -1,8 +1,9 @@
 /** Training that is killed or interrupted at any moment and resumed ends with the weights of an undisturbed run. */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { loadAddon } from '../../lib/native/loader.js';
 import { Random } from '../../lib/random.js';
 import { makeAnnotations, writeAnnotations } from '../helpers/annotation-file.js';
 import { jsonEvents, runCli } from '../helpers/cli.js';
@@ -133,13 +134,16 @@ test('a checkpoint that cannot be written ends the run by name; the one before i
   });
   const sizeOf = (step: number) =>
     statSync(join(folder, `full/checkpoints/step-${step}/trainer.safetensors`)).size;
-  const [last] = [6, 4].filter((step) => existsSync(join(folder, `full/checkpoints/step-${step}`)));
+  // The kill may come some steps late.
+  const last = [14, 12, 10, 8, 6, 4].find((step) =>
+    existsSync(join(folder, `full/checkpoints/step-${step}`)),
+  );
   const failed = await runCli(trainArgs(folder, 'full', '--resume'), { mostFileBytes: sizeOf(last!) / 2 });
   t.is(failed.status, 1, failed.stderr);
   t.regex(
     failed.stderr,
     new RegExp(
-      `writing the checkpoint of step ${last! + 2} failed: .*trainer\\.safetensors.*File too large.*` +
+      `writing the checkpoint of step ${Math.min(last! + 2, 15)} failed: .*trainer\\.safetensors.*File too large.*` +
         `the last good checkpoint, .*step-${last}, is kept; go on with --resume`,
     ),
   );
@@ -235,4 +239,57 @@ test('a damaged checkpoint is passed over with a word, and the end is the same',
   t.regex(String(events.find(({ type }) => type === 'warning')!.message), /step-\d+ is not used: .*damaged/);
   t.is(events.find(({ type }) => type === 'resumed')!.step, steps[0]);
   t.is(hashOf(join(folder, 'damaged/model/model.safetensors')), expected.hash);
+});
+
+test('annotations may lie elsewhere when a run goes on: their content counts, to the last field', async (t) => {
+  t.timeout(300_000);
+  const folder = temporaryFolder(t);
+  const expected = await undisturbed(t, folder, 'model.safetensors');
+  const stopped = await runCli(trainArgs(folder, 'run'), {
+    onOutput: (stdout, child) => {
+      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
+    },
+  });
+  t.is(stopped.signal, 'SIGKILL');
+  const resumeWith = (annotations: string) => {
+    const args = trainArgs(folder, 'run', '--resume');
+    args[args.indexOf('--annotations') + 1] = annotations;
+    return runCli(args);
+  };
+  const other = makeAnnotations(20);
+  other[4]!.critical_mask![1] = 1;
+  const refused = await resumeWith(writeAnnotations(join(folder, 'other.jsonl'), other));
+  t.is(refused.status, 2, refused.stderr);
+  t.regex(refused.stderr, /started differently: data\.sha256 was/);
+  const moved = join(folder, 'moved.jsonl');
+  renameSync(join(folder, 'annotations.jsonl'), moved);
+  const resumed = await resumeWith(moved);
+  t.is(resumed.status, 0, resumed.stderr);
+  t.is(hashOf(join(folder, 'run/model/model.safetensors')), expected.hash);
+  t.is(readJson<{ data: { name: string } }>(join(folder, 'run/run.json')).data.name, moved);
+  // A finished run, too.
+  const again = await resumeWith(join(folder, 'other.jsonl'));
+  t.is(again.status, 2, again.stderr);
+});
+
+test('with other kernels a run goes on only where that is asked for', async (t) => {
+  t.timeout(300_000);
+  const folder = temporaryFolder(t);
+  const env = { CFT_CPU_KERNELS: 'generic' };
+  await runCli(trainArgs(folder, 'run'), {
+    env,
+    onOutput: (stdout, child) => {
+      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
+    },
+  });
+  const own = await runCli(trainArgs(folder, 'run', '--resume'));
+  const { cpuKernels } = loadAddon().info();
+  if (cpuKernels === 'generic') {
+    t.is(own.status, 0, own.stderr);
+    return;
+  }
+  t.is(own.status, 2, own.stderr);
+  t.true(own.stderr.includes(`cpu_kernels was "generic", is "${cpuKernels}"`), own.stderr);
+  const same = await runCli(trainArgs(folder, 'run', '--resume'), { env });
+  t.is(same.status, 0, same.stderr);
 });

@@ -117,6 +117,7 @@ test('exit statuses', (t) => {
   t.is(exitStatusOf(bad, false), 2);
   t.is(exitStatusOf(bad, true), 1);
   t.is(exitStatusOf(new CftError('ERR_CFT_NO_SIGNAL', 'none'), false), 1);
+  t.is(exitStatusOf(new CftError('ERR_CFT_NO_SIGNAL', 'none', { exitStatus: 2 }), false), 2);
   t.is(exitStatusOf(new InterruptedError(), true), 130);
   t.is(exitStatusOf(new TypeError('bug'), false), 1);
 });

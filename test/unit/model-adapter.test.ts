@@ -52,11 +52,6 @@ const options: [Record<string, unknown>, CftErrorCode, string][] = [
   ],
   [{ option_of_2030: 1 }, 'ERR_CFT_UNSUPPORTED_MODEL', 'option_of_2030 = 1 is not supported'],
   [
-    { target_modules: ['q_proj', 'lm_head'] },
-    'ERR_CFT_UNSUPPORTED_MODEL',
-    'target_modules = ["q_proj","lm_head"]: an adapter on lm_head is not supported; merge the adapter with PEFT',
-  ],
-  [
     { target_modules: ['model.embed_tokens'] },
     'ERR_CFT_UNSUPPORTED_MODEL',
     'target_modules = ["model.embed_tokens"]: an adapter on model.embed_tokens is not supported',
@@ -153,6 +148,25 @@ for (const [what, tensors, message] of files) {
     t.is(error?.code, 'ERR_CFT_BAD_WEIGHTS');
   });
 }
+
+test('an adapter on lm_head is for a base whose head is its own', (t) => {
+  const folder = copyOfFixture(t, 'models/qwen2-lora');
+  editJson(join(folder, 'adapter_config.json'), (json) =>
+    Object.assign(json, { target_modules: ['lm_head'] }),
+  );
+  const untied = expectedTensors(readConfig(fixturePath('models/mistral')));
+  const [vocabulary, hidden] = untied.get('lm_head.weight')!;
+  const name = (letter: string) => `base_model.model.lm_head.lora_${letter}.weight`;
+  writeTensors(join(folder, 'adapter_model.safetensors'), {
+    [name('A')]: [3, hidden!],
+    [name('B')]: [vocabulary!, 3],
+  });
+  const config = readAdapterConfig(folder);
+  t.is(readAdapterTensors(folder, config, untied).length, 2);
+  const error = t.throws(() => readAdapterTensors(folder, config, shapes), { instanceOf: CftError });
+  t.is(error?.code, 'ERR_CFT_UNSUPPORTED_MODEL');
+  t.regex(error!.message, /lm_head\.lora_A\.weight: an adapter on lm_head is not supported where .* ties it/);
+});
 
 test('refused: an adapter folder without tensors', (t) => {
   const folder = copyOfFixture(t, 'models/qwen2-lora');

@@ -160,6 +160,30 @@ test('resume takes the same run from another place', (t) => {
   t.is(readJson<{ status: string }>(join(path, 'run.json')).status, 'running');
 });
 
+test('resume goes by the content of annotations and evaluation questions, not by their paths', (t) => {
+  const path = join(temporaryFolder(t), 'run');
+  const of = (folder: string, sha256: string) =>
+    identity({
+      options: {
+        annotations: `${folder}/a.jsonl`,
+        validationAnnotations: `${folder}/v.jsonl`,
+        evalData: `${folder}/e.jsonl`,
+      },
+      evalData: { name: `${folder}/e.jsonl`, sha256, questions: 3 },
+    });
+  {
+    using folder = RunFolder.open(path);
+    folder.begin(of('here', 'ee'));
+    folder.end('interrupted');
+  }
+  using folder = RunFolder.open(path, { resume: true });
+  t.throws(() => folder.begin(of('there', 'ex')), { message: /eval_data\.sha256 was "ee", is "ex"/ });
+  t.throws(() => folder.begin({ ...of('there', 'ee'), evalData: undefined }), {
+    message: /eval_data\.sha256/,
+  });
+  t.notThrows(() => folder.begin(of('there', 'ee')));
+});
+
 test('a finished run is opened without a change to the folder', (t) => {
   const path = join(temporaryFolder(t), 'run');
   {

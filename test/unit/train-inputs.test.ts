@@ -163,6 +163,18 @@ test('no strategy trains more than all tokens', (t) => {
   t.is(responseTokens, selected.length);
 });
 
+test('all linear layers and more: each target once, and none that is unknown', (t) => {
+  const targets = (loraTargets: string[]) =>
+    loraOptions(resolveTrainInputs({ data: 'q.jsonl', loraRank: 2, loraTargets }).options)!.targets;
+  const all = targets(['all-linear']);
+  t.is(all.length, 7);
+  t.deepEqual(targets(['all-linear', 'lm_head', 'q_proj']), [...all, 'lm_head']);
+  t.throws(() => targets(['all-linear', 'wq']), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /expected all-linear or some of q_proj, .*lm_head, found "wq"/,
+  });
+});
+
 test('LoRA as asked for: targets by name or all linear layers, alpha twice the rank, rsLoRA by choice', (t) => {
   const lora = (more: TrainOptions) =>
     loraOptions(resolveTrainInputs({ model: 'org/name', data: 'q.jsonl', ...more }).options);

@@ -6,7 +6,7 @@ import type { LoopOptions } from '../../lib/train/loop.js';
 import { readMetrics } from '../../lib/train/metrics.js';
 import { planTraining } from '../../lib/train/plan.js';
 import { FakeTrainer } from '../helpers/fake-trainer.js';
-import { temporaryFolder } from '../helpers/fixtures.js';
+import { readJson, temporaryFolder } from '../helpers/fixtures.js';
 import { interrupt, makeOptions, run } from '../helpers/loop.js';
 
 const checkpointsIn = (folder: string): string[] => readdirSync(join(folder, 'checkpoints')).sort();
@@ -91,6 +91,19 @@ const damages: Record<string, (checkpoint: string) => void> = {
     writeFileSync(join(path, 'trainer.safetensors'), bytes);
   },
   'a broken state.json': (path) => writeFileSync(join(path, 'state.json'), '{"step": 6'),
+  'a changed digit of state.json': (path) => {
+    const text = readFileSync(join(path, 'state.json'), 'utf8');
+    const changed = text.replace(
+      /("first_token_loss": \d+\.)(\d)/,
+      (_, start, digit) => start + ((Number(digit) + 1) % 10),
+    );
+    if (changed === text) throw new Error(`no first_token_loss in ${text}`);
+    writeFileSync(join(path, 'state.json'), changed);
+  },
+  'a changed letter of its configuration': (path) => {
+    const text = readFileSync(join(path, 'state.json'), 'utf8');
+    writeFileSync(join(path, 'state.json'), text.replace('"weights_sha256": "f"', '"weights_sha256": "g"'));
+  },
   'counts of another step': (path) => {
     const state = readFileSync(join(path, 'state.json'), 'utf8').replace('"step": 6', '"step": 5');
     writeFileSync(join(path, 'state.json'), state);
@@ -115,6 +128,19 @@ for (const [name, damage] of Object.entries(damages)) {
     t.deepEqual(trainer.state, expected);
   });
 }
+
+test('a checkpoint from before state.json had a checksum of its own is gone on from', async (t) => {
+  const folder = temporaryFolder(t);
+  await interrupt(folder, 6);
+  const path = join(folder, 'checkpoints/step-6/state.json');
+  const { content_sha256: _, ...rest } = readJson<Record<string, unknown>>(path);
+  writeFileSync(path, JSON.stringify({ ...rest, format: 'cft-checkpoint/2' }));
+  const { events } = await run(makeOptions(folder, new FakeTrainer()));
+  t.like(
+    events.find((event) => event.type === 'resumed'),
+    { step: 6 },
+  );
+});
 
 test('where every checkpoint is damaged the run says so and changes nothing', async (t) => {
   const folder = temporaryFolder(t);

@@ -42,17 +42,19 @@ void check(const Model& model, const LoraOptions& options) {
   if (options.targets.empty()) refuse("no target modules");
   std::set<std::string> names;
   for (const Linear* linear : linears(model)) names.insert(last_part(linear->path));
+  // A tied head is the embedding, which takes no adapter.
+  const std::string head = last_part(model.head().path);
+  const bool tied = model.config().tie_word_embeddings;
+  if (tied) names.erase(head);
   std::string known, unknown;
   for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  if (tied && std::ranges::count(options.targets, head) > 0) {
+    refuse(head + " is tied to the embedding in this model and cannot have an adapter; " + known + " can");
+  }
   for (const std::string& target : options.targets) {
     if (!names.contains(target)) unknown += (unknown.empty() ? "" : ", ") + target;
   }
   if (!unknown.empty()) refuse("no module is named " + unknown + "; this model has " + known);
-  const bool head = std::ranges::count(options.targets, last_part(model.head().path)) > 0;
-  if (head && model.config().tie_word_embeddings) {
-    refuse(last_part(model.head().path) +
-           " is tied to the embedding in this model and cannot have an adapter");
-  }
 }
 
 }  // namespace

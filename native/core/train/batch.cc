@@ -1,6 +1,7 @@
 #include "core/train/batch.h"
 
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "core/errors.h"
@@ -42,6 +43,11 @@ void check_batch(const TrainBatch& batch, const ModelConfig& config) {
       refuse(item("sequenceStarts", i, starts[i]) + ", expected more than " + std::to_string(starts[i - 1]));
     }
   }
+  constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
+  if (batch.first_token < 0 || batch.first_token > kMostTokens) {
+    refuse("firstToken = " + std::to_string(batch.first_token) + ", expected a number from 0 to " +
+           std::to_string(kMostTokens));
+  }
   check_size("targets", batch.targets.size(), batch.selected.size());
   check_size("weights", batch.weights.size(), batch.selected.size());
   for (size_t i = 0; i < batch.selected.size(); ++i) {
@@ -53,9 +59,9 @@ void check_batch(const TrainBatch& batch, const ModelConfig& config) {
     if (batch.targets[i] < 0 || batch.targets[i] >= config.vocab_size) {
       refuse(item("targets", i, batch.targets[i]) + ", expected " + vocabulary);
     }
-    if (!std::isfinite(batch.weights[i])) {
+    if (!std::isfinite(batch.weights[i]) || batch.weights[i] < 0) {
       refuse("weights[" + std::to_string(i) + "] = " + std::to_string(batch.weights[i]) +
-             ", expected a finite number");
+             ", expected a finite number of at least 0");
     }
   }
 }
@@ -67,6 +73,7 @@ TrainBatch prune_batch(const TrainBatch& batch) {
   pruned.targets = batch.targets;
   pruned.weights = batch.weights;
   pruned.dropout_counter = batch.dropout_counter;
+  pruned.first_token = batch.first_token;
   size_t next = 0;  // first selected position that is not placed yet
   for (size_t s = 0; s + 1 < batch.sequence_starts.size() && next < batch.selected.size(); ++s) {
     const int64_t start = batch.sequence_starts[s];

@@ -13,9 +13,9 @@ struct TrainBatch {
   std::vector<int64_t> sequence_starts;  // (S + 1), first 0, last N
   std::vector<int64_t> selected;  // (M) packed positions whose NEXT token is trained, ascending strictly
   std::vector<int64_t> targets;   // (M) the token to predict there
-  std::vector<float> weights;     // (M) loss = sum(weights * nll)
-  uint64_t dropout_counter = 0;   // unique per micro-batch; LoRA dropout depends on it and the seed
-  int64_t first_token = 0;        // of the batch that this one is a part of; dropout depends on it too
+  std::vector<float> weights;     // (M) at least 0; loss = sum(weights * nll)
+  uint64_t dropout_counter = 0;   // of the step; LoRA dropout depends on it and the seed
+  int64_t first_token = 0;        // number of the first token in the step; dropout depends on it too
 };
 
 // Throws Error ERR_CFT_BAD_DATA that names the field and the index.
