@@ -8,6 +8,7 @@ import { type Node, uninterpreted } from './expression.js';
 import { identical, isSolvedBy, signOfRatio } from './identity.js';
 import { asSet, isReals } from './intervals.js';
 import { hasVariable, some } from './nodes.js';
+import { identicalMatrices, isOfMatrices } from './noncommuting.js';
 import type { Answer } from './parse.js';
 import { isNegation } from './words.js';
 
@@ -53,7 +54,9 @@ export const isNumeric = (answer: Answer): boolean =>
 /** Random evaluations that one verdict may cost, in lists and relations. */
 const maxIdentities = 200;
 let identities = 0;
-const equalAsFunctions = (a: Node, b: Node): boolean => ++identities <= maxIdentities && identical(a, b);
+const equalAsFunctions = (a: Node, b: Node): boolean =>
+  ++identities <= maxIdentities &&
+  (isOfMatrices([a, b], ofMatrices) ? identicalMatrices(a, b) : identical(a, b));
 
 /** I(0) reads as a product with zero, and is none. */
 const isSpelledAlike = (a: Node, b: Node): boolean =>
@@ -85,6 +88,37 @@ function withConstantOf(gold: Node, predicted: Node): Node {
   return predicted;
 }
 
+/** An angle in radians: \arctan 1, 2\arcsin x, \pi - \arccos x. */
+function isArc(node: Node): boolean {
+  switch (node.kind) {
+    case 'apply':
+      return node.name.startsWith('\\arc');
+    case 'negate':
+      return isArc(node.operand);
+    case 'divide':
+      return isArc(node.numerator) && evaluate(node.denominator) !== undefined;
+    case 'multiply':
+      return node.factors.filter(isArc).length === 1;
+    case 'add':
+      return node.terms.some(isArc) && !some(node, ({ kind }) => kind === 'degree');
+    default:
+      return false;
+  }
+}
+
+const isDegrees = (node: Node): boolean =>
+  node.kind === 'degree' || (node.kind === 'negate' && isDegrees(node.operand));
+
+/** \arctan 1 is 45 degrees: the one angle is in degrees and the other one an inverse function's value. */
+function isSameAngle(a: Node, b: Node): boolean {
+  const [degrees, arc] = isDegrees(a) ? [a, b] : [b, a];
+  if (!isDegrees(degrees) || !isArc(arc)) return false;
+  const [expected, radians] = [evaluate(degrees), evaluate(arc)];
+  if (expected === undefined || radians === undefined) return false;
+  const approximate = (radians.approximate * 180) / Math.PI;
+  return equalValues(expected, { exact: undefined, approximate, form: 'irrational' });
+}
+
 function equalNodes(gold: Node, found: Node): boolean {
   const predicted = withConstantOf(gold, found);
   const a = withoutPercent(gold);
@@ -94,13 +128,15 @@ function equalNodes(gold: Node, found: Node): boolean {
     return false;
   if (goldValue === undefined)
     return (
-      isDigitsOf(gold, predicted) || isSpelledAlike(gold, predicted) || equalAsFunctions(gold, predicted)
+      isDigitsOf(gold, predicted) ||
+      (!isOfMatrices([gold, predicted], ofMatrices) && isSpelledAlike(gold, predicted)) ||
+      equalAsFunctions(gold, predicted)
     );
   let b = withoutPercent(predicted);
   if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
   const value = evaluate(b.node);
   if (value === undefined) return equalAsFunctions(gold, predicted);
-  if (equalValues(goldValue, value)) return true;
+  if (equalValues(goldValue, value) || isSameAngle(a.node, b.node)) return true;
   // 10 % is 10 or 0.1 where the other side has no percent sign.
   if (a.percent === b.percent) return false;
   const [left, right] = a.percent ? [evaluate(gold), value] : [goldValue, evaluate(predicted)];
@@ -221,6 +257,7 @@ function isRearranged(
   const a = differenceOf(gold);
   const b = differenceOf(predicted);
   if (a === undefined || b === undefined || !hasVariable(a) || !hasVariable(b)) return false;
+  if (isOfMatrices([a, b], ofMatrices)) return false;
   if (++identities > maxIdentities) return false;
   const sign = signOfRatio(a, b);
   if (operator === '=') return sign !== 0 || isSolvedForm(gold, b);
@@ -256,6 +293,18 @@ const distinct = (items: readonly Answer[]): readonly Answer[] =>
           !items.slice(0, index).some((other) => --comparisons > 0 && compareAnswers(other, item)),
       );
 
+/** Rows in any order: a piecewise function may begin with any piece. */
+function equalCases(gold: Answer & { kind: 'cases' }, predicted: Answer & { kind: 'cases' }): boolean {
+  const rows = ({ rows }: Answer & { kind: 'cases' }): Answer[] =>
+    rows.map(([value, condition]) => ({
+      kind: 'sequence',
+      open: '(',
+      close: ')',
+      items: [value, condition],
+    }));
+  return withinSequence(() => equalInAnyOrder(rows(gold), rows(predicted)));
+}
+
 function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
   if (predicted.kind !== 'sequence') return false;
   const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
@@ -275,6 +324,8 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
 
 /** The question says that the order of items does not matter. */
 let anyOrder = false;
+/** The question says that capital letters are matrices. */
+let ofMatrices = false;
 
 /** A member {1} is not the member 1. */
 let inSequence = false;
@@ -286,12 +337,21 @@ function withinSequence(compare: () => boolean): boolean {
   return areEqual;
 }
 
+/** What the question says. */
+export interface Hints {
+  /** Tuples are compared in any order. */
+  anyOrder?: boolean;
+  /** Products of capital letters have an order. */
+  matrices?: boolean;
+}
+
 /** True where the two answers are equal; `gold` defines what is expected. */
-export function equalAnswers(gold: Answer, predicted: Answer, options: { anyOrder?: boolean } = {}): boolean {
+export function equalAnswers(gold: Answer, predicted: Answer, hints: Hints = {}): boolean {
   comparisons = maxComparisons;
   identities = 0;
   inSequence = false;
-  anyOrder = options.anyOrder === true;
+  anyOrder = hints.anyOrder === true;
+  ofMatrices = hints.matrices === true;
   return compareAnswers(gold, predicted);
 }
 
@@ -366,6 +426,10 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
     answer.kind === 'relation' && answer.sides.every(isNumeric);
   if (isComputation(gold) && isComputation(predicted) && gold.sides.length === predicted.sides.length)
     return equalRelations(gold, predicted);
+  // 5\sqrt 2 is what 5\sqrt 2 \approx 7.07 gives, and 7.07 as well.
+  if (gold.kind !== 'relation' && isComputation(predicted) && predicted.operators.at(-1) === '\\approx') {
+    if (compareAnswers(gold, predicted.sides.at(-2) as Answer)) return true;
+  }
   const expected = resultOf(gold);
   const found = resultOf(predicted);
   // x = 5 is not y = 5.
@@ -414,6 +478,8 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         a.rows.length === b.rows.length &&
         a.rows.every((row, index) => equalInOrder(row, b.rows[index] as Answer[]))
       );
+    case 'cases':
+      return b.kind === 'cases' && equalCases(a, b);
     case 'builder':
       return compareAnswers(a.condition, b.kind === 'builder' ? b.condition : b);
     case 'opaque':

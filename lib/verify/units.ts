@@ -89,8 +89,7 @@ const knownUnit = (unit: string): string | undefined =>
 
 /** `cm^2` of "20 cm^2", "20\text{ cm}^2", "20 square centimeters"; undefined where the text does not end in a known unit. */
 export function unitOf(text: string): Unit | undefined {
-  const plain = text
-    .slice(-80)
+  const plain = withPower(text.slice(-80))
     .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~$]|\\[ ,;!]/g, ' ')
     .replace(/\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|°/g, ' degrees ')
     .replace(/²/g, '^2')
@@ -131,4 +130,41 @@ export function unitsContradict(gold: string, predicted: string): boolean {
 /** True where the prediction is an amount of money and the gold answer one of another currency, or no money. */
 export function currencyContradicts(gold: string, predicted: string): boolean {
   return currencyOf(predicted) !== undefined && unitsContradict(gold, predicted);
+}
+
+const typedPower =
+  /(\d\s*(?:\\[ ,;!]|~)*\s*(?:\\(?:text|mathrm|textrm|rm|mbox)\s*\{?\s*)?(?:[A-Za-z]+\s*\/\s*)?(?:mm|cm|dm|km|m|in|ft|yd|mi|s))([23])(?=[\s}.,$)*]*$)/;
+
+/** The same anywhere in a sentence. */
+export const withPowers = (text: string): string =>
+  text.replace(
+    /(\d\s?|\d\s?[A-Za-z]{1,3}\s?\/\s?)(mm|cm|dm|km|m|in|ft|yd|mi|s)([23])(?![\dA-Za-z])/g,
+    '$1$2^$3',
+  );
+
+/** 24 cm2 as 24 cm^2, 9.8 m/s2 as 9.8 m/s^2. */
+export const withPower = (text: string): string =>
+  /[a-z][23]/.test(text) ? text.replace(typedPower, '$1^$2') : text;
+
+const percentage = /%|\bper\s?cent\b|\bpercent(?:age)?s?\b|\bpct\b/i;
+/** Words after a share of something, or after a number in a sentence, that are no unit. */
+const noUnits = new Set(
+  `of in on to for at by as is are was were and or because since when where which so if that than from with after
+  before chance chances probability likelihood odds discount rate interest increase decrease growth decline change tax
+  tip off more less higher lower larger greater smaller annual annually yearly margin profit loss error fraction
+  ratio proportion share part total times e rounded approximately about`.split(/\s+/),
+);
+
+/** True where one text is a percentage and the other an amount with a unit: 5 per day is not 5 %. */
+export function percentContradicts(gold: string, predicted: string): boolean {
+  const [isPercent, found] = [percentage.test(gold), percentage.test(predicted)];
+  if (isPercent === found) return false;
+  const other = isPercent ? predicted : gold;
+  if (currencyOf(other) !== undefined) return true;
+  const plain = other
+    .slice(0, 400)
+    .replace(/\\(?:text|mathrm|textrm|rm|mbox)(?![A-Za-z])|[{}~$]|\\[ ,;!]/g, ' ')
+    .replace(/\^?\s*\\(?:circ|degree)(?![A-Za-z])|°/g, ' degrees ');
+  const word = /\d\s*[-(]?\s*(?<!\\)\b([A-Za-z]+)\b/.exec(plain)?.[1]?.toLowerCase();
+  return word !== undefined && !noUnits.has(word);
 }

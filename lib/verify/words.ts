@@ -49,7 +49,7 @@ export const meaningful = set(
   or out either if unless else otherwise but base binary octal hex hexadecimal radix mille permille bps basis bn mn mil gross
   negative deficit debt short
   not never cannot cant isnt wont neither nor without except excluding wrong incorrect false impossible untrue instead
-  unlike unknown unlikely`,
+  unlike unknown unlikely too a. p.`,
 );
 
 export const isMeaningful = (word: string): boolean =>
@@ -87,7 +87,7 @@ const shortRuns = set(
   oz pa pi re so ta ti to up us we ye yo
   tv cd dvd pc dj gps pm hr hrs yr yrs mph kph rpm mr mrs
   bps bpm cal db fps ft gb gw kb kcal kj km kmh kn kph kv kw kwh lb lbs mb mg ml mm mpg mv mw nc nm pcs pct pf ppm psi pt pts
-  px qt rs sq tb th tsp wk wks yd yds cm kg hz khz mhz ghz ms ns kpa mpa gpa nf uf mj kev mev gev std vs mol`,
+  cu px qt rs sq tb th tsp wk wks yd yds cm kg hz khz mhz ghz ms ns kpa mpa gpa nf uf mj kev mev gev std vs mol`,
 );
 
 /** `xy`, `ab`, `abc`, `kx`: a run of two or three lower-case letters that is a product of variables, no word. */
