@@ -149,6 +149,8 @@ interface Name {
   /** Of a variable, or of a product of them. */
   symbols: string[];
   isVariable: boolean;
+  /** A row of names: AB, S(t). */
+  isProduct?: boolean;
 }
 
 /** `a v` and `x x` hold `v` and `x` and are other quantities. */
@@ -162,6 +164,18 @@ const isMultiple = (name: Name, of: Name): boolean => {
   return of.symbols.length > 0 && holds && rest.length > 0;
 };
 
+/** AC is another segment than AB, S(x) another value than S(t) and dz another one than dy. */
+function isOtherCaption(a: Name, b: Name): boolean {
+  if (a.isVariable || b.isVariable || a.symbols.length !== b.symbols.length || a.symbols.length < 2)
+    return false;
+  if (!a.isProduct || !b.isProduct) return false;
+  const isSegment = [...a.symbols, ...b.symbols].every((symbol) => /^[A-Z]$/.test(symbol));
+  return (
+    (isSegment || a.symbols[0] === b.symbols[0]) &&
+    a.symbols.toSorted().join() !== b.symbols.toSorted().join()
+  );
+}
+
 function symbolsIn(node: Node): string[] {
   const names: string[] = [];
   some(node, (part) => {
@@ -171,6 +185,8 @@ function symbolsIn(node: Node): string[] {
   });
   return names;
 }
+
+const accented = /^\\(?:overline|bar|vec|(?:wide)?hat|(?:wide)?tilde|underline|d?dot)$/;
 
 function nameOf(answer: Answer | undefined): Name | undefined {
   // (x, y) = (1, 2)
@@ -189,10 +205,19 @@ function nameOf(answer: Answer | undefined): Name | undefined {
   if (node.kind === 'symbol' && evaluate(node) === undefined)
     return { name: node.name, symbols: [node.name], isVariable: true };
   // f(x), \angle A B C, Area: a product of names.
+  // \bar{x}
+  if (node.kind === 'apply' && accented.test(node.name))
+    return { name: spelling(node), symbols: symbolsIn(node), isVariable: true };
   const isCaption =
     (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol')) ||
     (node.kind === 'apply' && uninterpreted.has(node.name));
-  return isCaption ? { name: spelling(node), symbols: symbolsIn(node), isVariable: false } : undefined;
+  if (!isCaption) return undefined;
+  return {
+    name: spelling(node),
+    symbols: symbolsIn(node),
+    isVariable: false,
+    isProduct: node.kind === 'multiply',
+  };
 }
 
 const isEquality = (operator: string): boolean =>
@@ -418,6 +443,11 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
       return equalRelations(gold, predicted);
   }
   const isMembership = predicted.kind === 'relation' && predicted.operators.join() === '\\in';
+  // y \in S is not x \in S.
+  if (isMembership && gold.kind === 'relation' && gold.operators.join() === '\\in') {
+    const names = [nameOf(gold.sides[0]), nameOf(predicted.sides[0])];
+    if (names.every((name) => name?.isVariable) && names[0]?.name !== names[1]?.name) return false;
+  }
   const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
   if (range.kind !== 'relation' ? equalSets(gold, range) === true : isSameRange(gold, range)) return true;
   if (gold.kind === 'relation' && predicted.kind === 'relation' && isRearranged(gold, predicted)) return true;
@@ -436,6 +466,7 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
   if (expected.name?.isVariable && found.name?.isVariable && expected.name.name !== found.name.name)
     return false;
   if (expected.name && found.name && isMultiple(found.name, expected.name)) return false;
+  if (expected.name && found.name && isOtherCaption(expected.name, found.name)) return false;
   // f(4) = 5 is not f(3) = 5.
   const isApplied = (name: Name | undefined): boolean =>
     name?.isVariable === false && name.symbols[0] === 'f';

@@ -53,7 +53,7 @@ export function inContext(text: string, { start, end, content }: Span): string |
   const isResult = /[=≈][\s$*]*$/.test(clause);
   let value = content;
   if (!isResult) {
-    const near = clause.replace(/^.*,(?=\s)/s, '');
+    const near = clause.replace(/\\text\s?\{([^{}]*)\}|\\approx/g, '$1 ').replace(/^.*,(?=\s)/s, '');
     const isEquation = content.includes('=');
     if (denial.test(near) || impossible.test(near) || bound.test(clause)) return undefined;
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;

@@ -113,7 +113,13 @@ function sentenceEnd(text: string, start: number): number {
     else if (character === '$') {
       const close = text.indexOf('$', at + 1);
       const formula = text.slice(at + 1, close);
-      if (close > 0 && close < limit && !formula.includes('\n') && formula.trim() === formula) at = close;
+      if (
+        close > 0 &&
+        close < limit &&
+        (!formula.includes('\n') || (formula.includes('\\begin{') && !formula.includes('\n\n'))) &&
+        formula.trim() === formula
+      )
+        at = close;
     }
     if (character !== '.' && character !== '!' && character !== '?') continue;
     const next = text[at + 1];

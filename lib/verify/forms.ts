@@ -76,7 +76,7 @@ function withoutPoints(text: string): string {
 export function plainForm(text: string, isNumber: boolean): string {
   let plain = text;
   if (text.length > 400) return text;
-  plain = withPower(plain);
+  if (isNumber || /\d[\s\\a-z{~]*[a-z]{2}[23]/.test(plain)) plain = withPower(plain);
   if (isReals.test(text)) return '\\mathbb{R}';
   if (/[[\]]/.test(plain)) plain = turnedBrackets(plain);
   if (/\bU\b/.test(plain)) plain = plain.replace(/([)\]])\s{0,4}U\s{0,4}([([])/g, '$1 \\cup $2');

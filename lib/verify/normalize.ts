@@ -293,6 +293,9 @@ export function tokenize(text: string, { thousands = true }: TokenizeOptions = {
   return new Tokenizer(foldUnicode(text), thousands, false).run();
 }
 
+/** 63° is 63^{\circ}, and 45' is 45^{\prime}. */
+const isRaised = (text: string): boolean => text === '\\circ' || text === "'";
+
 /** One spelling for answers that differ only in white space, case of words and needless braces. */
 export function canonicalText(tokens: readonly Token[]): string {
   const parts: string[] = [];
@@ -300,7 +303,9 @@ export function canonicalText(tokens: readonly Token[]): string {
     if (text === '}' && parts.at(-2) === '{') {
       const only = parts.pop() as string;
       parts[parts.length - 1] = only;
-    } else parts.push(kind === 'word' ? text.toLowerCase() : text);
+      if (isRaised(only) && parts.at(-2) === '^') parts.splice(-2, 1);
+    } else if (isRaised(text) && parts.at(-1) === '^') parts[parts.length - 1] = text;
+    else parts.push(kind === 'word' ? text.toLowerCase() : text);
   }
   return parts.join(' ');
 }

@@ -4,6 +4,7 @@
  */
 import { ExpressionParser, type Node, relations, unreadable } from './expression.js';
 import { canonicalText, type Token } from './normalize.js';
+import { isNegation } from './words.js';
 
 export type Answer =
   | { kind: 'expression'; node: Node }
@@ -139,6 +140,8 @@ function parseJoined(tokens: readonly Token[], depth: number): Answer | undefine
 
 /** An item with one \pm stands for two. */
 function expandPlusMinus(tokens: Token[]): Token[][] {
+  // {0, \pm 1} is one set.
+  if (tokens[0]?.text === '\\{' && isEnclosed(tokens)) return [tokens];
   const signs = tokens.filter(({ text }) => text === '\\pm' || text === '\\mp').length;
   if (signs !== 1) return [tokens];
   return ['+', '-'].map((sign) =>
@@ -178,6 +181,7 @@ function scaledMatrix(tokens: readonly Token[], depth: number): Answer | undefin
 export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
   const opaque: Answer = { kind: 'opaque', text: canonicalText(tokens) };
   if (tokens.length === 0 || tokens.length > maxTokens || depth > 16) return opaque;
+  if (tokens[0]?.text === '{' && isEnclosed(tokens)) return parseAnswer(tokens.slice(1, -1), depth + 1);
   const list = split(tokens, isComma).parts.filter((part) => part.length > 0);
   const items = list.flatMap(expandPlusMinus);
   if (items.length > 1) return sequence('', '', items, depth);
@@ -192,6 +196,14 @@ export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
   if (/^(?:=|\\approx|\\in)$/.test(tokens[0]?.text ?? '')) return parseAnswer(tokens.slice(1), depth + 1);
   const relation = split(tokens, ({ kind, text }) => kind !== 'word' && relations.has(text));
   if (relation.separators.length > 0) {
+    // "not ≈ 8", and a sign that belongs to nothing
+    const isBroken = relation.parts.some(
+      ([first, second]) =>
+        first !== undefined &&
+        ((first.kind === 'word' && isNegation(first.text.toLowerCase())) ||
+          (second === undefined && (first.text === '-' || first.text === '+'))),
+    );
+    if (isBroken) return opaque;
     const sides = relation.parts.map((part) => parseAnswer(part, depth + 1));
     return { kind: 'relation', operators: relation.separators, sides };
   }

@@ -101,7 +101,7 @@ export function unitOf(text: string): Unit | undefined {
   const [, word, unit = '', power] = match;
   const before = plain.slice(0, match.index);
   // A unit follows an amount or another unit: "5 m", "11.6 lb / in^2".
-  if (!/[\d%)]\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
+  if (!/(?:[\d%)]|\\pi)\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
   const name = knownUnit(unit);
   const above = /([A-Za-z]+)\s*(?:\^\s*\d\s*)?(?:\/|\bper\b)\s*$/.exec(before)?.[1];
   if (name === undefined && unit.length < 2) return undefined;

@@ -144,6 +144,7 @@ export function spelledNumber(text: string): string | undefined {
     .trim()
     .toLowerCase()
     .split(/[\s-]+/);
-  const value = words[0] === 'a' ? numberOfWords(['one', ...words.slice(1)]) : numberOfWords(words);
+  const value =
+    words[0] === 'a' && words.length > 1 ? numberOfWords(['one', ...words.slice(1)]) : numberOfWords(words);
   return value === undefined ? undefined : String(value);
 }
