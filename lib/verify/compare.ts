@@ -168,7 +168,8 @@ const isMultiple = (name: Name, of: Name): boolean => {
 function isOtherCaption(a: Name, b: Name): boolean {
   if (a.isVariable || b.isVariable || a.symbols.length !== b.symbols.length || a.symbols.length < 2)
     return false;
-  if (!a.isProduct || !b.isProduct) return false;
+  // \angle B may be \angle ABC.
+  if (!a.isProduct || !b.isProduct || a.symbols.join('').length !== b.symbols.join('').length) return false;
   const isSegment = [...a.symbols, ...b.symbols].every((symbol) => /^[A-Z]$/.test(symbol));
   return (
     (isSegment || a.symbols[0] === b.symbols[0]) &&
@@ -216,7 +217,7 @@ function nameOf(answer: Answer | undefined): Name | undefined {
     name: spelling(node),
     symbols: symbolsIn(node),
     isVariable: false,
-    isProduct: node.kind === 'multiply',
+    isProduct: node.kind === 'multiply' || (node.kind === 'apply' && node.name === '\\angle'),
   };
 }
 
@@ -428,7 +429,8 @@ function inOrderOfNames(items: readonly Answer[]): readonly Answer[] {
   if (!areAssignments(items)) return items;
   const name = (item: Answer): string =>
     item.kind === 'relation' ? (nameOf(item.sides[0])?.name ?? '') : '';
-  return items.every((item) => /^[xyz]$/.test(name(item)))
+  return items.every((item) => /^[xyz]$/.test(name(item))) ||
+    items.every((item) => /^[a-d]$/.test(name(item)))
     ? items.toSorted((a, b) => (name(a) < name(b) ? -1 : 1))
     : items;
 }

@@ -65,7 +65,7 @@ export function inContext(text: string, { start, end, content }: Span): string |
       return undefined;
     if (measured.test(clause) && measuredAfter.test(after)) return undefined;
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
-    else if (isDayOfMonth(text.slice(Math.max(0, start - 24), start), after)) return undefined;
+    else if (isDayOfMonth(text.slice(Math.max(0, start - 24), start), content, after)) return undefined;
     else if (/^\d+$/.test(content)) value += ordinalSuffix(after);
   }
   // 45 mph/x

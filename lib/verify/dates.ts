@@ -8,9 +8,10 @@ const suffix = '(?:st|nd|rd|th)';
 const endsInMonth = new RegExp(String.raw`(?<![\p{L}])${month}\.?\s+(?:the\s+)?$`, 'u');
 const startsWithMonth = new RegExp(String.raw`^(?:${suffix})?\s+(?:of\s+)?${month}(?![\p{L}])`, 'u');
 
-/** True where the number between the two texts is a day (or year) beside its month: "on May 5", "the 5th of May". */
-export const isDayOfMonth = (before: string, after: string): boolean =>
-  endsInMonth.test(before.slice(-24)) || startsWithMonth.test(after.slice(0, 24));
+/** True where the number between the two texts is a day beside its month: "on May 5", "the 5th of May". */
+export const isDayOfMonth = (before: string, number: string, after: string): boolean =>
+  /^\d{1,2}$/.test(number) &&
+  (endsInMonth.test(before.slice(-24)) || startsWithMonth.test(after.slice(0, 24)));
 
 const digital = /^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}([-/])\d{1,2}\2\d{4})\s*$/;
 const day = String.raw`(\d{1,2})(?:\s?${suffix})?`;

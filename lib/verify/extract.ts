@@ -259,7 +259,7 @@ export const unevaluated =
 
 /** "square meters", "cm^2", "miles per hour" */
 const unitAfter =
-  /^\s?(?:(?:square|cubic|sq\.?|cu\.?) )?[A-Za-z]+(?:\s?\^\s?\d|[²³23])?(?:\s?(?:\/|per\b)\s?[A-Za-z]+)?/;
+  /^\s?(?:\\[ ,;:]|~)?\\(?:text|mathrm)\s?\{[^{}]{1,30}\}(?:\s?\^\s?\{?\d\}?)?|^\s?(?:(?:square|cubic|sq\.?|cu\.?) )?[A-Za-z]+(?:\s?\^\s?\d|[²³23])?(?:\s?(?:\/|per\b)\s?[A-Za-z]+)?/;
 
 /**
  * The last formula or number of a response without a marked answer, with what the words beside it make of it: no value

@@ -97,6 +97,7 @@ export function plainForm(text: string, isNumber: boolean): string {
   plain = plain.replace(/^\(\s?([\dA-F]{1,40})\s?\)(?=\s?_)/, '$1');
   if (!isNumber) return plain;
   plain = plain.replace(/(\d\s?)[xX](?=\s?10\s?(?:\^|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))/, '$1\\times ');
+  plain = plain.replace(/^\s*(\d{1,9})\s+(?:out of|in)\s+(\d{1,9})\s*$/, '$1/$2');
   if (plain.includes('P')) plain = plain.replace(arranged, arrangements);
   return plain.replace(/^\\underline\s?\{([^{}]*\d[^{}]*)\}$/, '$1');
 }

@@ -215,6 +215,7 @@ class Gold {
     if (spelled === this.text) return true;
     const text = this.#segment(spelled);
     if (this.#date !== undefined) return dateOf(text) === this.#date;
+    if (this.isNumber && dateOf(text) !== undefined) return false;
     const ordinal = ordinalOf(text);
     if (ordinal !== undefined && (this.#ordinal !== undefined || this.isNumber))
       return this.#ordinal !== undefined && sameOrdinal(this.#ordinal, ordinal);
@@ -298,8 +299,13 @@ function matchChoice(prediction: string, gold: string): Verification {
   };
 }
 
+/** "\\boxed{7} is wrong", "\\boxed{7}? No", "\\boxed{7}. Wait, that is a mistake" */
+const deniedAfterBox =
+  /^[\s$)}]*(?:\\text\s?\{\s*)?(?:(?:is|was)\s+(?:not\s+(?:the\s+(?:\w+\s+)?answer|correct|right|valid|possible|a solution)|incorrect|wrong|false|impossible|invalid)\b|isn['’]t\s+(?:the|correct|right|valid|possible)\b|\?\s*no\b|\.?\s*(?:wait|no|oops|hmm)\b[^.\n]{0,40}\b(?:wrong|incorrect|mistake|not right)\b)/i;
+
 /** "not \\boxed{7}" */
-function isDenied(text: string, { start }: Span): boolean {
+function isDenied(text: string, { start, end }: Span): boolean {
+  if (deniedAfterBox.test(text.slice(end, end + 100))) return true;
   const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
   // "all x except \\boxed{1}" denies nothing.
   return before !== undefined && /^(?:not|never|cannot)$|n['’]t$/i.test(before);

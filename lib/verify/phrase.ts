@@ -250,7 +250,7 @@ export function valueInPhrase(phrase: string): string | undefined {
   const before = list.slice(0, at).filter((piece) => isSign(piece)).length;
   if (before > 1) return undefined;
   const { start, end } = list[at] as Piece;
-  if (isDayOfMonth(source.slice(0, start), source.slice(end))) return undefined;
+  if (isDayOfMonth(source.slice(0, start), source.slice(start, end), source.slice(end))) return undefined;
   let value = (list[at] as Piece).text.replace(/^[$€£]/, '');
   let next = at + 1;
   // "the 5th" is no 5.

@@ -115,6 +115,7 @@ export function unitOf(text: string): Unit | undefined {
 
 /** True where both texts end in known units that differ, or in powers of the same word that differ. */
 export function unitsContradict(gold: string, predicted: string): boolean {
+  if (/[,;]|\band\b/.test(gold) && listUnitsContradict(gold, predicted)) return true;
   const unit = unitOf(gold);
   const found = unit && unitOf(predicted);
   // 45' are minutes or feet.
@@ -125,6 +126,22 @@ export function unitsContradict(gold: string, predicted: string): boolean {
   if (unit.above && found.above && unit.above !== found.above) return true;
   if (unit.name === found.name) return unit.power !== found.power;
   return unit.isKnown && found.isKnown;
+}
+
+/** 3 ft, 4 in are no 3 m, 4 in: of two lists whose items all end in known units. */
+function listUnitsContradict(gold: string, predicted: string): boolean {
+  const units = (text: string): (string | undefined)[] =>
+    text
+      .slice(0, 400)
+      .split(/[;,](?!\d{3}(?!\d))|\band\b/)
+      .map((item) => {
+        const unit = unitOf(item.trim());
+        return unit?.isKnown ? `${unit.above ?? ''}/${unit.name}^${unit.power}` : undefined;
+      });
+  const [expected, found] = [units(gold), units(predicted)];
+  if (expected.length < 2 || expected.length !== found.length) return false;
+  if (expected.includes(undefined) || found.includes(undefined)) return false;
+  return expected.sort().join() !== found.sort().join();
 }
 
 /** True where the prediction is an amount of money and the gold answer one of another currency, or no money. */

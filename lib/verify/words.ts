@@ -137,6 +137,27 @@ export function numberOfWords(words: readonly string[]): number | undefined {
   return words.length === 0 ? undefined : total + group;
 }
 
+const parts = new Map<string, number>([
+  ...'half third quarter fifth sixth seventh eighth ninth tenth'
+    .split(' ')
+    .map((word, index) => [word, index + 2] as const),
+  ['fourth', 4],
+]);
+
+/** `one half`, `three quarters`, `two and a half` as digits. */
+function spelledFraction(words: readonly string[]): string | undefined {
+  const joint = words.lastIndexOf('and');
+  const [first, last = ''] = [words.slice(joint + 1, -1), words.at(-1)];
+  const count = first.join() === 'a' || first.join() === 'one' ? 1 : numberOfWords(first);
+  const denominator = parts.get(count === 1 ? last : last === 'halves' ? 'half' : last.replace(/s$/, ''));
+  const isPlural = last.endsWith('s');
+  if (count === undefined || count === 0 || denominator === undefined || isPlural !== count > 1)
+    return undefined;
+  const whole = joint < 0 ? 0 : numberOfWords(words.slice(0, joint));
+  if (whole === undefined || first.length === 0) return undefined;
+  return whole === 0 ? `${count}/${denominator}` : `${whole} ${count}/${denominator}`;
+}
+
 /** The number that a whole text spells, as digits. */
 export function spelledNumber(text: string): string | undefined {
   if (text.length > 100) return undefined;
@@ -146,5 +167,5 @@ export function spelledNumber(text: string): string | undefined {
     .split(/[\s-]+/);
   const value =
     words[0] === 'a' && words.length > 1 ? numberOfWords(['one', ...words.slice(1)]) : numberOfWords(words);
-  return value === undefined ? undefined : String(value);
+  return value === undefined ? spelledFraction(words) : String(value);
 }
