@@ -34,12 +34,16 @@ const precision =
 
 /** Text without the commands that only style it, so that what \text{} holds are words. */
 function plainText(text: string): string {
-  return withPowers(text)
-    .replace(/\\(?:text|textbf|textit|textrm|mathrm|mbox|rm|bf)\s*\{([^{}]*)\}/g, ' $1 ')
-    .replace(/\\[,;:! ]|\\(?:quad|qquad)\b|~/g, ' ')
-    .replace(/\\\$/g, '$')
-    .replace(/\^?\s*\{?\\circ\}?|°/g, ' degrees ')
-    .replace(precision, ' ');
+  return (
+    withPowers(text)
+      .replace(/\\(?:text|textbf|textit|textrm|mathrm|mbox|rm|bf)\s*\{([^{}]*)\}/g, ' $1 ')
+      .replace(/\\[,;:! ]|\\(?:quad|qquad)\b|~/g, ' ')
+      .replace(/\\\$/g, '$')
+      .replace(/\^?\s*\{?\\circ\}?|°/g, ' degrees ')
+      // Runs of white space would cost the next pattern their third power.
+      .replace(/\s+/g, ' ')
+      .replace(precision, ' ')
+  );
 }
 
 /** Number words that follow each other become one value; undefined where they make no number. */
