@@ -210,6 +210,10 @@ class Gold {
     return letters.test(this.text) && /^[A-Z]{2}$/.test(text) ? `\\overline{${text}}` : text;
   }
 
+  #equals(answer: Answer): boolean {
+    return this.#reading !== undefined && equalAnswers(this.#reading.answer, answer, this.hints);
+  }
+
   /** True where `text` as a whole is this answer. */
   matches(spelled: string): boolean {
     if (spelled === this.text) return true;
@@ -232,6 +236,10 @@ class Gold {
     const { hints } = this;
     if (equalAnswers(this.#reading.answer, reading.answer, hints))
       return !unitsContradict(this.#form, form) && !(isNumber && percentContradicts(this.text, text));
+    // "1/2 or 0.5"
+    const { answer } = reading;
+    const areForms = isNumber && answer.kind === 'sequence' && answer.open === '' && /\bor\b/.test(text);
+    if (areForms && answer.items.every((item) => isNumeric(item) && this.#equals(item))) return true;
     const [expected, found] = [rangeOf(this.#reading.answer), rangeOf(reading.answer)];
     if ((isReals(expected) && isBareReals(text)) || (isBareReals(this.text) && isReals(found))) return true;
     if (this.#ratio !== undefined) {

@@ -115,7 +115,8 @@ export function unitOf(text: string): Unit | undefined {
 
 /** True where both texts end in known units that differ, or in powers of the same word that differ. */
 export function unitsContradict(gold: string, predicted: string): boolean {
-  if (/[,;]|\band\b/.test(gold) && listUnitsContradict(gold, predicted)) return true;
+  const ofList = /[,;]|\band\b/.test(gold) ? listUnitsContradict(gold, predicted) : undefined;
+  if (ofList !== undefined) return ofList;
   const unit = unitOf(gold);
   const found = unit && unitOf(predicted);
   // 45' are minutes or feet.
@@ -128,20 +129,35 @@ export function unitsContradict(gold: string, predicted: string): boolean {
   return unit.isKnown && found.isKnown;
 }
 
-/** 3 ft, 4 in are no 3 m, 4 in: of two lists whose items all end in known units. */
-function listUnitsContradict(gold: string, predicted: string): boolean {
-  const units = (text: string): (string | undefined)[] =>
+/** An item of a list: its number, where it is a plain one, and its unit. */
+function measureOf(item: string): { amount: number; unit: string } | undefined {
+  const unit = unitOf(item);
+  const plain = item.replace(/\\(?:text|mathrm|textrm|rm|mbox)(?![A-Za-z])|\\[ ,;!]/g, ' ').trim();
+  const number = /^[^\d]{0,12}?(-?\d[\d,]*(?:\.\d+)?|-?\.\d+)(?![\d/^]|\s?\\)/.exec(plain)?.[1];
+  if (!unit?.isKnown) return undefined;
+  return {
+    amount: Number(number?.replaceAll(',', '')),
+    unit: `${unit.above ?? ''}/${unit.name}^${unit.power}`,
+  };
+}
+
+/** 3 ft, 4 in are no 3 m, 4 in and no 4 ft, 3 in: undefined where not all items end in known units. */
+function listUnitsContradict(gold: string, predicted: string): boolean | undefined {
+  const measures = (text: string): ReturnType<typeof measureOf>[] =>
     text
       .slice(0, 400)
       .split(/[;,](?!\d{3}(?!\d))|\band\b/)
-      .map((item) => {
-        const unit = unitOf(item.trim());
-        return unit?.isKnown ? `${unit.above ?? ''}/${unit.name}^${unit.power}` : undefined;
-      });
-  const [expected, found] = [units(gold), units(predicted)];
-  if (expected.length < 2 || expected.length !== found.length) return false;
-  if (expected.includes(undefined) || found.includes(undefined)) return false;
-  return expected.sort().join() !== found.sort().join();
+      .map((item) => measureOf(item.trim()));
+  const [expected, found] = [measures(gold), measures(predicted)];
+  if (expected.length < 2 || expected.length !== found.length) return undefined;
+  if (expected.includes(undefined) || found.includes(undefined)) return undefined;
+  const arePlain = [...expected, ...found].every((item) => !Number.isNaN(item?.amount));
+  const key = (items: typeof expected): string =>
+    items
+      .map((item) => `${arePlain ? item?.amount : ''}${item?.unit}`)
+      .sort()
+      .join();
+  return key(expected) !== key(found);
 }
 
 /** True where the prediction is an amount of money and the gold answer one of another currency, or no money. */
