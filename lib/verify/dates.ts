@@ -13,6 +13,7 @@ export const isDayOfMonth = (before: string, number: string, after: string): boo
   /^\d{1,2}$/.test(number) &&
   (endsInMonth.test(before.slice(-24)) || startsWithMonth.test(after.slice(0, 24)));
 
+const mayBeDate = /\d[-/]\d|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec/i;
 const digital = /^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}([-/])\d{1,2}\2\d{4})\s*$/;
 const day = String.raw`(\d{1,2})(?:\s?${suffix})?`;
 const monthFirst = new RegExp(String.raw`^(${month})\.?\s+${day}(?:,?\s+(\d{4}))?$`, 'i');
@@ -23,7 +24,7 @@ const unwrapped = (text: string): string => text.replace(wrappers, ' ').replace(
 
 /** 2020-06-05, 6/5/2020, June 5 and the 5th of June are dates, no differences and quotients; undefined for what is none. */
 export function dateOf(text: string): string | undefined {
-  if (text.length > 60) return undefined;
+  if (text.length > 60 || !mayBeDate.test(text)) return undefined;
   const digits = digital.exec(text)?.[1];
   if (digits !== undefined) return digits.replace(/\b0(?=\d)/g, '');
   const plain = unwrapped(text);
@@ -63,9 +64,11 @@ function numberOfOrdinal(text: string): string | undefined {
   return ten >= 0 && one > 0 && one < 10 ? String(10 * (ten + 2) + one) : undefined;
 }
 
+const mayBeOrdinal = /(?:st|nd|rd|th|ᵗʰ)(?![A-Za-z])/i;
+
 /** `5th`, `5^{\text{th}}`, `5th floor`, `fifth`; undefined for what is no ordinal number. */
 export function ordinalOf(text: string): Ordinal | undefined {
-  if (text.length > 80) return undefined;
+  if (text.length > 80 || !mayBeOrdinal.test(text)) return undefined;
   const plain = unwrapped(text.replaceAll('ᵗʰ', 'th'));
   const match = ordinalDigits.exec(plain);
   if (match !== null) {

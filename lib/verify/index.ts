@@ -265,7 +265,9 @@ const mostGolds = 256;
 
 function goldOf(answer: string, question: string): { gold: Gold; letter: string | undefined } {
   const hints = { anyOrder: saysAnyOrder.test(question), matrices: saysMatrices.test(question) };
-  const key = `${hints.anyOrder ? 'o' : ''}${hints.matrices ? 'm' : ''}:${answer}`;
+  // No new string where the question says nothing: its hash would be computed for every response.
+  const said = `${hints.anyOrder ? 'any order, ' : ''}${hints.matrices ? 'matrices' : ''}`;
+  const key = said === '' ? answer : `${said}: ${answer}`;
   let known = golds.get(key);
   if (known === undefined) {
     const { text, note } = goldAnswer(answer);

@@ -122,7 +122,9 @@ function systemOf(tokens: readonly Token[]): readonly Token[] | undefined {
 
 /** The equations or bounds that \lor or \land joins, as a list; undefined for other formulas of logic. */
 function parseJoined(tokens: readonly Token[], depth: number): Answer | undefined {
-  const { parts, separators } = split(tokens, ({ text }) => text === '\\vee' || text === '\\wedge');
+  const isJoint = ({ text }: Token): boolean => text === '\\vee' || text === '\\wedge';
+  if (!tokens.some(isJoint)) return undefined;
+  const { parts, separators } = split(tokens, isJoint);
   if (
     separators.length === 0 ||
     new Set(separators).size > 1 ||

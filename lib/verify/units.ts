@@ -115,6 +115,7 @@ export function unitOf(text: string): Unit | undefined {
 
 /** True where both texts end in known units that differ, or in powers of the same word that differ. */
 export function unitsContradict(gold: string, predicted: string): boolean {
+  if (!/[A-Za-z¢$€£¥₹°]/.test(gold)) return false;
   const ofList = /[,;]|\band\b/.test(gold) ? listUnitsContradict(gold, predicted) : undefined;
   if (ofList !== undefined) return ofList;
   const unit = unitOf(gold);
