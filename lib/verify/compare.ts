@@ -415,10 +415,14 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
       return equalRelations(gold, predicted);
   }
   const isMembership = predicted.kind === 'relation' && predicted.operators.join() === '\\in';
-  // y \in S is not x \in S.
-  if (isMembership && gold.kind === 'relation' && gold.operators.join() === '\\in') {
-    const names = [nameOf(gold.sides[0]), nameOf(predicted.sides[0])];
-    if (names.every((name) => name?.isVariable) && names[0]?.name !== names[1]?.name) return false;
+  // y \in S is not x \in S, and -x \in S neither.
+  if (isMembership) {
+    const name = nameOf(predicted.sides[0]);
+    if (gold.kind === 'relation' && gold.operators.join() === '\\in') {
+      const expected = nameOf(gold.sides[0]);
+      if (name?.isVariable !== expected?.isVariable || (name?.isVariable && name.name !== expected?.name))
+        return false;
+    } else if (name === undefined) return false;
   }
   const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
   if (range.kind !== 'relation' ? equalSets(gold, range) === true : isSameRange(gold, range)) return true;
