@@ -1,7 +1,7 @@
 /** Watches a run: events as JSON on standard output, or told on standard error; says how to resume after Ctrl-C. */
 import type { Run } from '../index.js';
 import { InterruptedError } from './failure.js';
-import { shellQuoted } from './format.js';
+import { shellQuoted, shortPath } from './format.js';
 import { type AnyEvent, Narrator } from './narrate.js';
 import type { CommandContext } from './program.js';
 import { View } from './view.js';
@@ -22,19 +22,26 @@ export function withoutRecords(result: object): Record<string, unknown> {
   );
 }
 
-/** The command that goes on where this one stopped. */
+/**
+ * The command that goes on where this one stopped, with the folder as it was typed.
+ * @param output the run folder, for where none was typed.
+ */
 export function resumeCommand(argv: readonly string[], output: string): string {
   const words: string[] = [];
+  let typed: string | undefined;
   for (let i = 0; i < argv.length; i++) {
-    const flag = argv[i]!.split('=')[0]!;
+    const word = argv[i]!;
+    const flag = word.split('=')[0]!;
     if (/^--(output|output-dir|outputDir|output_dir|resume)$/.test(flag)) {
+      const isInline = word.includes('=');
       const hasValue = flag !== '--resume' || /^(?:true|false)$/.test(argv[i + 1] ?? '');
-      if (!argv[i]!.includes('=') && hasValue) i++;
+      if (flag !== '--resume') typed = isInline ? word.slice(flag.length + 1) : argv[i + 1];
+      if (!isInline && hasValue) i++;
       continue;
     }
-    words.push(argv[i]!);
+    words.push(word);
   }
-  return `npx cft-native ${shellQuoted([...words, '--output', output, '--resume'])}`;
+  return `npx cft-native ${shellQuoted([...words, '--output', typed ?? shortPath(output), '--resume'])}`;
 }
 
 /**

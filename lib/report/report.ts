@@ -4,8 +4,10 @@
  */
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CftError } from '../errors.js';
 import { writeFileAtomic } from '../files.js';
+import { isFile } from '../model/json-file.js';
 import { type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import type { TrainResult } from '../train/result.js';
 import type { AnnotationRecord } from '../types.js';
@@ -16,11 +18,16 @@ import { writeModelCard } from './model-card.js';
 import { renderPage } from './page.js';
 import type { ReportTokenizer } from './tokens.js';
 
+/** How often `watch` looks whether a run has begun, in milliseconds. */
+const lookEvery = 250;
+
 export interface ReportOptions extends GivenOptions<'report'> {
   /** Stops serving (`watch`). */
   signal?: AbortSignal | undefined;
   /** With `watch`: called with the page's address once it is served. */
   onListening?: ((url: string) => void) | undefined;
+  /** With `watch`: called once where no run has begun yet, with the folder that one is expected in. */
+  onWaiting?: ((folder: string) => void) | undefined;
 }
 
 export interface ReportResult {
@@ -37,31 +44,51 @@ export interface ReportResult {
   modelCard?: string;
 }
 
-/** The newest run folder below runs/. */
-function newestRun(): string {
+/** The newest run folder below runs/; undefined where there is none. */
+function newestRun(): string | undefined {
   const isRun = (path: string): boolean => existsSync(join(path, 'run.json'));
   const runs = existsSync('runs') ? readdirSync('runs').map((name) => join('runs', name)) : [];
-  const [newest] = runs
+  return runs
     .filter(isRun)
     .map((path) => ({ path, time: statSync(join(path, 'run.json')).mtimeMs }))
-    .sort((a, b) => b.time - a.time);
-  if (newest !== undefined) return newest.path;
-  throw new CftError('ERR_CFT_BAD_OPTION', 'run: expected a run folder, found none given and none in runs/');
+    .sort((a, b) => b.time - a.time)[0]?.path;
 }
 
-async function openRun(options: ResolvedOptions<'report'>): Promise<RunReader> {
-  const folder = resolve(options.run ?? newestRun());
+/** Until there is a run to watch: whoever starts a run may start watching first. */
+async function awaitRun(
+  given: string | undefined,
+  { signal, onWaiting }: Pick<ReportOptions, 'signal' | 'onWaiting'>,
+): Promise<string> {
+  for (let isTold = false; ; isTold = true) {
+    const folder = given ?? newestRun();
+    // A file is no folder that a run could begin in.
+    if (folder !== undefined && (existsSync(join(folder, 'run.json')) || isFile(folder))) return folder;
+    if (!isTold) onWaiting?.(folder ?? 'runs');
+    await sleep(lookEvery, undefined, { signal }).catch((error: unknown) => {
+      signal?.throwIfAborted();
+      throw error;
+    });
+  }
+}
+
+const noRun = (): never => {
+  throw new CftError('ERR_CFT_BAD_OPTION', 'run: expected a run folder, found none given and none in runs/');
+};
+
+async function openRun(run: string, options: ResolvedOptions<'report'>): Promise<RunReader> {
+  const folder = resolve(run);
   const { tokenizer, notes } = await findTokenizer(folder, readRunRecord(folder));
   return new RunReader(folder, { limit: options.limit, tokenizer, notes });
 }
 
 /**
- * Writes report.html (or `output`) for a run folder; with `watch`, serves it instead until the signal is aborted.
+ * Writes report.html (or `output`) for a run folder; with `watch`, waits until the run has begun and serves the page until
+ * the signal is aborted.
  * @throws CftError ERR_CFT_BAD_OPTION, ERR_CFT_BAD_DATA where it is no run folder or its files are damaged, ERR_CFT_IO;
  *   the signal's reason when it is aborted.
  */
 export async function report(given: ReportOptions = {}): Promise<ReportResult> {
-  const { signal, onListening, ...rest } = given;
+  const { signal, onListening, onWaiting, ...rest } = given;
   signal?.throwIfAborted();
   const options = resolveOptions('report', rest);
   if (options.watch) {
@@ -73,7 +100,10 @@ export async function report(given: ReportOptions = {}): Promise<ReportResult> {
       );
     }
   }
-  const reader = await openRun(options);
+  const run = options.watch
+    ? await awaitRun(options.run, { signal, onWaiting })
+    : (options.run ?? newestRun() ?? noRun());
+  const reader = await openRun(run, options);
   if (options.watch) {
     const { serveReport } = await import('./serve.js');
     await serveReport(reader, { port: options.port, signal, onListening });

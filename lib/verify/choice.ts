@@ -26,7 +26,7 @@ const anotherBefore =
   /(?<![\p{L}\d'’])[A-E][)\].:*\s]*(?:,|;|\/|&|or|and|nor)\s*(?:and\s+|or\s+)?(?:option\s+|choice\s+)?[(*[]*$/u;
 /** Words before a letter that deny it. */
 const denied =
-  /(?:\b(?:not|never|cannot|neither|nor|instead of|rather than|than|except|excludes?|excluding|eliminates?|eliminating|rules? out|ruling out|reject)|n['’]t)(?:\s+(?:be|is|the|a|option|choice|answer|either|possibly))*[\s("'*:]*$/i;
+  /(?:\b(?:not|never|cannot|neither|nor|(?:all|any(?:thing)?|everything|each)(?: of (?:them|these|the above))? but|instead of|rather than|than|except|excludes?|excluding|eliminates?|eliminating|rules? out|ruling out|reject)|n['’]t)(?:\s+(?:be|is|the|a|option|choice|answer|either|possibly))*[\s("'*:]*$/i;
 /** Words after a letter that deny it. */
 const deniedAfter =
   /^[)\].*\s]*(?:is|are|was|can|could|must|does|do)\s*(?:n['’]t\b|not\b|(?:also\s+|clearly\s+)?(?:wrong|incorrect|false|impossible|out\b|ruled out|eliminated))/i;

@@ -2,12 +2,14 @@
  * Whether a predicted answer is the gold one. The gold answer says what is expected: its kind decides how the
  * prediction is read (a bare number may carry a unit, a list may come as "x = 1 or x = 2").
  */
+import { isSameAngle } from './angles.js';
 import { spelling } from './canonical.js';
 import { equalValues, evaluate } from './evaluate.js';
 import { type Node, uninterpreted } from './expression.js';
 import { identical, isSolvedBy, signOfRatio } from './identity.js';
 import { asSet, isReals } from './intervals.js';
 import { hasVariable, some } from './nodes.js';
+import { identicalMatrices, isOfMatrices } from './noncommuting.js';
 import type { Answer } from './parse.js';
 import { isNegation } from './words.js';
 
@@ -53,7 +55,9 @@ export const isNumeric = (answer: Answer): boolean =>
 /** Random evaluations that one verdict may cost, in lists and relations. */
 const maxIdentities = 200;
 let identities = 0;
-const equalAsFunctions = (a: Node, b: Node): boolean => ++identities <= maxIdentities && identical(a, b);
+const equalAsFunctions = (a: Node, b: Node): boolean =>
+  ++identities <= maxIdentities &&
+  (isOfMatrices([a, b], ofMatrices) ? identicalMatrices(a, b) : identical(a, b));
 
 /** I(0) reads as a product with zero, and is none. */
 const isSpelledAlike = (a: Node, b: Node): boolean =>
@@ -94,13 +98,15 @@ function equalNodes(gold: Node, found: Node): boolean {
     return false;
   if (goldValue === undefined)
     return (
-      isDigitsOf(gold, predicted) || isSpelledAlike(gold, predicted) || equalAsFunctions(gold, predicted)
+      isDigitsOf(gold, predicted) ||
+      (!isOfMatrices([gold, predicted], ofMatrices) && isSpelledAlike(gold, predicted)) ||
+      equalAsFunctions(gold, predicted)
     );
   let b = withoutPercent(predicted);
   if (evaluate(b.node) === undefined) b = withoutPercent(withoutUnitLetters(predicted));
   const value = evaluate(b.node);
   if (value === undefined) return equalAsFunctions(gold, predicted);
-  if (equalValues(goldValue, value)) return true;
+  if (equalValues(goldValue, value) || isSameAngle(a.node, b.node)) return true;
   // 10 % is 10 or 0.1 where the other side has no percent sign.
   if (a.percent === b.percent) return false;
   const [left, right] = a.percent ? [evaluate(gold), value] : [goldValue, evaluate(predicted)];
@@ -113,6 +119,8 @@ interface Name {
   /** Of a variable, or of a product of them. */
   symbols: string[];
   isVariable: boolean;
+  /** A row of names: AB, S(t). */
+  isProduct?: boolean;
 }
 
 /** `a v` and `x x` hold `v` and `x` and are other quantities. */
@@ -126,6 +134,19 @@ const isMultiple = (name: Name, of: Name): boolean => {
   return of.symbols.length > 0 && holds && rest.length > 0;
 };
 
+/** AC is another segment than AB, S(x) another value than S(t) and dz another one than dy. */
+function isOtherCaption(a: Name, b: Name): boolean {
+  if (a.isVariable || b.isVariable || a.symbols.length !== b.symbols.length || a.symbols.length < 2)
+    return false;
+  // \angle B may be \angle ABC.
+  if (!a.isProduct || !b.isProduct || a.symbols.join('').length !== b.symbols.join('').length) return false;
+  const isSegment = [...a.symbols, ...b.symbols].every((symbol) => /^[A-Z]$/.test(symbol));
+  return (
+    (isSegment || a.symbols[0] === b.symbols[0]) &&
+    a.symbols.toSorted().join() !== b.symbols.toSorted().join()
+  );
+}
+
 function symbolsIn(node: Node): string[] {
   const names: string[] = [];
   some(node, (part) => {
@@ -135,6 +156,8 @@ function symbolsIn(node: Node): string[] {
   });
   return names;
 }
+
+const accented = /^\\(?:overline|bar|vec|(?:wide)?hat|(?:wide)?tilde|underline|d?dot)$/;
 
 function nameOf(answer: Answer | undefined): Name | undefined {
   // (x, y) = (1, 2)
@@ -153,10 +176,19 @@ function nameOf(answer: Answer | undefined): Name | undefined {
   if (node.kind === 'symbol' && evaluate(node) === undefined)
     return { name: node.name, symbols: [node.name], isVariable: true };
   // f(x), \angle A B C, Area: a product of names.
+  // \bar{x}
+  if (node.kind === 'apply' && accented.test(node.name))
+    return { name: spelling(node), symbols: symbolsIn(node), isVariable: true };
   const isCaption =
     (node.kind === 'multiply' && node.factors.every((factor) => factor.kind === 'symbol')) ||
     (node.kind === 'apply' && uninterpreted.has(node.name));
-  return isCaption ? { name: spelling(node), symbols: symbolsIn(node), isVariable: false } : undefined;
+  if (!isCaption) return undefined;
+  return {
+    name: spelling(node),
+    symbols: symbolsIn(node),
+    isVariable: false,
+    isProduct: node.kind === 'multiply' || (node.kind === 'apply' && node.name === '\\angle'),
+  };
 }
 
 const isEquality = (operator: string): boolean =>
@@ -221,6 +253,7 @@ function isRearranged(
   const a = differenceOf(gold);
   const b = differenceOf(predicted);
   if (a === undefined || b === undefined || !hasVariable(a) || !hasVariable(b)) return false;
+  if (isOfMatrices([a, b], ofMatrices)) return false;
   if (++identities > maxIdentities) return false;
   const sign = signOfRatio(a, b);
   if (operator === '=') return sign !== 0 || isSolvedForm(gold, b);
@@ -256,6 +289,18 @@ const distinct = (items: readonly Answer[]): readonly Answer[] =>
           !items.slice(0, index).some((other) => --comparisons > 0 && compareAnswers(other, item)),
       );
 
+/** Rows in any order: a piecewise function may begin with any piece. */
+function equalCases(gold: Answer & { kind: 'cases' }, predicted: Answer & { kind: 'cases' }): boolean {
+  const rows = ({ rows }: Answer & { kind: 'cases' }): Answer[] =>
+    rows.map(([value, condition]) => ({
+      kind: 'sequence',
+      open: '(',
+      close: ')',
+      items: [value, condition],
+    }));
+  return withinSequence(() => equalInAnyOrder(rows(gold), rows(predicted)));
+}
+
 function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer): boolean {
   if (predicted.kind !== 'sequence') return false;
   const goldOrdered = !anyOrder && (gold.open === '(' || gold.open === '[');
@@ -275,6 +320,8 @@ function equalSequences(gold: Answer & { kind: 'sequence' }, predicted: Answer):
 
 /** The question says that the order of items does not matter. */
 let anyOrder = false;
+/** The question says that capital letters are matrices. */
+let ofMatrices = false;
 
 /** A member {1} is not the member 1. */
 let inSequence = false;
@@ -286,12 +333,21 @@ function withinSequence(compare: () => boolean): boolean {
   return areEqual;
 }
 
+/** What the question says. */
+export interface Hints {
+  /** Tuples are compared in any order. */
+  anyOrder?: boolean;
+  /** Products of capital letters have an order. */
+  matrices?: boolean;
+}
+
 /** True where the two answers are equal; `gold` defines what is expected. */
-export function equalAnswers(gold: Answer, predicted: Answer, options: { anyOrder?: boolean } = {}): boolean {
+export function equalAnswers(gold: Answer, predicted: Answer, hints: Hints = {}): boolean {
   comparisons = maxComparisons;
   identities = 0;
   inSequence = false;
-  anyOrder = options.anyOrder === true;
+  anyOrder = hints.anyOrder === true;
+  ofMatrices = hints.matrices === true;
   return compareAnswers(gold, predicted);
 }
 
@@ -343,7 +399,8 @@ function inOrderOfNames(items: readonly Answer[]): readonly Answer[] {
   if (!areAssignments(items)) return items;
   const name = (item: Answer): string =>
     item.kind === 'relation' ? (nameOf(item.sides[0])?.name ?? '') : '';
-  return items.every((item) => /^[xyz]$/.test(name(item)))
+  return items.every((item) => /^[xyz]$/.test(name(item))) ||
+    items.every((item) => /^[a-d]$/.test(name(item)))
     ? items.toSorted((a, b) => (name(a) < name(b) ? -1 : 1))
     : items;
 }
@@ -358,6 +415,15 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
       return equalRelations(gold, predicted);
   }
   const isMembership = predicted.kind === 'relation' && predicted.operators.join() === '\\in';
+  // y \in S is not x \in S, and -x \in S neither.
+  if (isMembership) {
+    const name = nameOf(predicted.sides[0]);
+    if (gold.kind === 'relation' && gold.operators.join() === '\\in') {
+      const expected = nameOf(gold.sides[0]);
+      if (name?.isVariable !== expected?.isVariable || (name?.isVariable && name.name !== expected?.name))
+        return false;
+    } else if (name === undefined) return false;
+  }
   const range = isMembership ? (predicted.sides[1] as Answer) : predicted;
   if (range.kind !== 'relation' ? equalSets(gold, range) === true : isSameRange(gold, range)) return true;
   if (gold.kind === 'relation' && predicted.kind === 'relation' && isRearranged(gold, predicted)) return true;
@@ -366,12 +432,17 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
     answer.kind === 'relation' && answer.sides.every(isNumeric);
   if (isComputation(gold) && isComputation(predicted) && gold.sides.length === predicted.sides.length)
     return equalRelations(gold, predicted);
+  // 5\sqrt 2 is what 5\sqrt 2 \approx 7.07 gives, and 7.07 as well.
+  if (gold.kind !== 'relation' && isComputation(predicted) && predicted.operators.at(-1) === '\\approx') {
+    if (compareAnswers(gold, predicted.sides.at(-2) as Answer)) return true;
+  }
   const expected = resultOf(gold);
   const found = resultOf(predicted);
   // x = 5 is not y = 5.
   if (expected.name?.isVariable && found.name?.isVariable && expected.name.name !== found.name.name)
     return false;
   if (expected.name && found.name && isMultiple(found.name, expected.name)) return false;
+  if (expected.name && found.name && isOtherCaption(expected.name, found.name)) return false;
   // f(4) = 5 is not f(3) = 5.
   const isApplied = (name: Name | undefined): boolean =>
     name?.isVariable === false && name.symbols[0] === 'f';
@@ -414,6 +485,8 @@ function compareAnswers(gold: Answer, predicted: Answer): boolean {
         a.rows.length === b.rows.length &&
         a.rows.every((row, index) => equalInOrder(row, b.rows[index] as Answer[]))
       );
+    case 'cases':
+      return b.kind === 'cases' && equalCases(a, b);
     case 'builder':
       return compareAnswers(a.condition, b.kind === 'builder' ? b.condition : b);
     case 'opaque':

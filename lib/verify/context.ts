@@ -2,6 +2,7 @@
  * The last resort takes the last number of free prose for the answer. This says what the words beside it make of it:
  * "minus 5" and "7 million" are other numbers; "not 5", "more than 5", "5 or 6", "half of 5" and "5 squared" are none.
  */
+import { isDayOfMonth, ordinalSuffix } from './dates.js';
 import type { Span } from './extract.js';
 import { measure } from './units.js';
 import { isProduct, magnitudeOf } from './words.js';
@@ -52,7 +53,7 @@ export function inContext(text: string, { start, end, content }: Span): string |
   const isResult = /[=≈][\s$*]*$/.test(clause);
   let value = content;
   if (!isResult) {
-    const near = clause.replace(/^.*,(?=\s)/s, '');
+    const near = clause.replace(/\\text\s?\{([^{}]*)\}|\\approx/g, '$1 ').replace(/^.*,(?=\s)/s, '');
     const isEquation = content.includes('=');
     if (denial.test(near) || impossible.test(near) || bound.test(clause)) return undefined;
     if (!isEquation && (operation.test(clause) || subtraction.test(clause))) return undefined;
@@ -64,7 +65,11 @@ export function inContext(text: string, { start, end, content }: Span): string |
       return undefined;
     if (measured.test(clause) && measuredAfter.test(after)) return undefined;
     if (/\b(?:minus|negative)[\s$]*$/i.test(clause)) value = `-(${value})`;
+    else if (isDayOfMonth(text.slice(Math.max(0, start - 24), start), content, after)) return undefined;
+    else if (/^\d+$/.test(content)) value += ordinalSuffix(after);
   }
+  // 45 mph/x
+  if (/^\s?[A-Za-z]{2,}\s?[/*·^]\s?[a-cnp-rt-vx-z](?![A-Za-z])/.test(after)) return undefined;
   if (changedAfter.test(after) || boundAfter.test(after)) return undefined;
   // 5x and 5ab are products, 5 m and 5 km are not.
   const factor = /\d$/.test(content) ? (/^[A-Za-z]{1,3}(?![\p{L}'’])/u.exec(after)?.[0] ?? '') : '';

@@ -129,7 +129,7 @@ export class ExpressionParser {
       // 18 K is a temperature, 18K is 18000.
       const isThousand = text === 'k' || (text === 'K' && !spaced);
       if (kind === 'word' && (isThousand || isMeaningful(text.toLowerCase()))) return;
-      if (kind === 'command' || (kind === 'number' && !isExponent)) return;
+      if (kind === 'command' || (kind === 'number' && (!isExponent || text.length > 1))) return;
       // "mph/x" is a quotient; "miles a day" has an article.
       const isArticle = text === 'a' && this.#tokens[at + 1]?.kind === 'word';
       if (kind === 'letter' && variables.has(text) && !isArticle) return;

@@ -113,7 +113,13 @@ function sentenceEnd(text: string, start: number): number {
     else if (character === '$') {
       const close = text.indexOf('$', at + 1);
       const formula = text.slice(at + 1, close);
-      if (close > 0 && close < limit && !formula.includes('\n') && formula.trim() === formula) at = close;
+      if (
+        close > 0 &&
+        close < limit &&
+        (!formula.includes('\n') || (formula.includes('\\begin{') && !formula.includes('\n\n'))) &&
+        formula.trim() === formula
+      )
+        at = close;
     }
     if (character !== '.' && character !== '!' && character !== '?') continue;
     const next = text[at + 1];
@@ -251,6 +257,10 @@ const consequence = /\\(?:implies|Rightarrow|Longrightarrow|rightarrow|therefore
 export const unevaluated =
   /\\(?:log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|binom|int|sum|prod|lim|gcd|det)(?![A-Za-z])|!/;
 
+/** "square meters", "cm^2", "miles per hour" */
+const unitAfter =
+  /^\s?(?:\\[ ,;:]|~)?\\(?:text|mathrm)\s?\{[^{}]{1,30}\}(?:\s?\^\s?\{?\d\}?)?|^\s?(?:(?:square|cubic|sq\.?|cu\.?) )?[A-Za-z]+(?:\s?\^\s?\d|[²³23])?(?:\s?(?:\/|per\b)\s?[A-Za-z]+)?/;
+
 /**
  * The last formula or number of a response without a marked answer, with what the words beside it make of it: no value
  * where it does not stand for itself. `wantsNumber`: the gold answer is a number; `wantsComputed`: one without functions.
@@ -259,7 +269,7 @@ export function lastAnswer(
   text: string,
   wantsNumber: boolean,
   wantsComputed = wantsNumber,
-): { text: string; value: string | undefined } | undefined {
+): { text: string; value: string | undefined; unit: string } | undefined {
   const window = text.slice(-8000);
   const formula = mathSpans(window)
     .filter(({ content }) => content.trim() !== '' && (!wantsNumber || /\d|\\pi/.test(foldUnicode(content))))
@@ -279,8 +289,9 @@ export function lastAnswer(
             window.slice(Math.max(0, span.start - 60), span.start),
           )
         : null;
-    return { text: `${operands?.[0].trimStart() ?? ''}${content}`, value };
+    const unit = unitAfter.exec(window.slice(span.end, span.end + 60))?.[0] ?? '';
+    return { text: `${operands?.[0].trimStart() ?? ''}${content}`, value, unit };
   }
   const line = trimAnswer(window.slice(window.trimEnd().lastIndexOf('\n') + 1));
-  return wantsNumber || line === '' ? undefined : { text: line, value: line };
+  return wantsNumber || line === '' ? undefined : { text: line, value: line, unit: '' };
 }

@@ -2,7 +2,7 @@
  * Forms that are another spelling of one the parser reads: `]2, 5[` for (2, 5), `C(5, 2)` for a binomial, 0.333… for a
  * repeating decimal, "all real numbers". Each pattern is linear and closed; a text that fits none stays as it is.
  */
-import { measure } from './units.js';
+import { measure, withPower } from './units.js';
 
 const bracket = String.raw`(?:\\left|\\right|\\bigl?|\\bigr?)?\s*`;
 const openInterval = new RegExp(String.raw`^\s*${bracket}([[\]])([^[\]]*[,;][^[\]]*?)${bracket}([[\]])\s*$`);
@@ -28,6 +28,18 @@ const chosen: readonly RegExp[] = [
   new RegExp(String.raw`(?<![A-Za-z\d\\}])${capital}\s?_\s?${whole}\s?\^\s?${whole}`, 'g'),
 ];
 
+/** P(8,5), 8P5, _8P_5 and ^8P_5. */
+const arranged = new RegExp(
+  String.raw`^\s*(?:P\s?\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)|(?:(?:\{\})?[_^]\s?)?${whole}\s?P\s?_?\s?${whole})\s*$`,
+);
+const arrangements = (text: string, ...groups: (string | undefined)[]): string => {
+  const [n, k] = groups
+    .slice(0, 4)
+    .filter((group) => group !== undefined)
+    .map(Number);
+  return n === undefined || k === undefined || k > n ? text : `\\frac{${n}!}{${n - k}!}`;
+};
+
 /** 0.333… and 0.1212…: one digit three times, or several twice, and then dots. */
 const endless =
   /^(\s*-?\s*\d{0,15}\.\d{0,8}?)(?:(\d)\2{2,40}|(\d{2,6}?)\3{1,8})\s?(?:\.{3}|…|\\(?:l|c)?dots)\s*$/;
@@ -38,6 +50,10 @@ const unitFraction = new RegExp(
 );
 
 const isReals = /^\s*(?:\\text\s?\{)?\s*(?:the set of )?all (?:the )?real(?:s| numbers?)\s*\}?\s*$/i;
+/** What is \mathbb{R} in print without that letter, where real numbers are expected. */
+export const isBareReals = (text: string): boolean =>
+  /^\s*(?:[A-Za-z]\s*(?:\\in|∈)\s*)?(?:\\math(?:bf|rm|cal)\s*\{?\s*R\s*\}?|R)\s*$/.test(text);
+const boldReals = /^\s*\\mathbf\s*\{?\s*R\s*\}?(?=\s*(?:\\(?:setminus|backslash|smallsetminus)|-)\s*\\\{)/;
 const realsWithout =
   /^\s*\\mathbb\s?\{?R\}?\s*(?:\\(?:setminus|backslash|smallsetminus)|-)\s*\\\{([-\d\s,.]{1,80})\\\}\s*$/;
 
@@ -60,9 +76,11 @@ function withoutPoints(text: string): string {
 export function plainForm(text: string, isNumber: boolean): string {
   let plain = text;
   if (text.length > 400) return text;
+  if (isNumber || /\d[\s\\a-z{~]*[a-z]{2}[23]/.test(plain)) plain = withPower(plain);
   if (isReals.test(text)) return '\\mathbb{R}';
   if (/[[\]]/.test(plain)) plain = turnedBrackets(plain);
   if (/\bU\b/.test(plain)) plain = plain.replace(/([)\]])\s{0,4}U\s{0,4}([([])/g, '$1 \\cup $2');
+  if (boldReals.test(plain)) plain = plain.replace(boldReals, '\\mathbb{R}');
   if (plain.includes('mathbb')) plain = withoutPoints(plain);
   if (/[.…s]\s*$/.test(plain))
     plain = plain.replace(
@@ -76,13 +94,17 @@ export function plainForm(text: string, isNumber: boolean): string {
     const bare = (text = ''): string => text.replace(/\\(?:text|mathrm)|[{}\s]/g, '');
     if (match !== null) plain = `${match[1]} \\text{${bare(match[2])}/${bare(match[3])}}`;
   }
+  plain = plain.replace(/^\(\s?([\dA-F]{1,40})\s?\)(?=\s?_)/, '$1');
   if (!isNumber) return plain;
+  plain = plain.replace(/(\d\s?)[xX](?=\s?10\s?(?:\^|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))/, '$1\\times ');
+  plain = plain.replace(/^\s*(\d{1,9})\s+(?:out of|in)\s+(\d{1,9})\s*$/, '$1/$2');
+  if (plain.includes('P')) plain = plain.replace(arranged, arrangements);
   return plain.replace(/^\\underline\s?\{([^{}]*\d[^{}]*)\}$/, '$1');
 }
 
 const isBound = /[<>≤≥]|\\(?:le|ge|lt|gt|leq|geq|leqslant|geqslant)(?![A-Za-z])/;
-const saysOr = (text: string): boolean => /\bor\b|\\(?:lor|vee)(?![A-Za-z])/.test(text);
-const saysAnd = (text: string): boolean => /\band\b|\\(?:land|wedge)(?![A-Za-z])/.test(text);
+const saysOr = (text: string): boolean => /\bor\b|∨|\\(?:lor|vee)(?![A-Za-z])/.test(text);
+const saysAnd = (text: string): boolean => /\band\b|∧|\\(?:land|wedge)(?![A-Za-z])/.test(text);
 
 /** "x < 1 and x > 2" is nothing where "x < 1 or x > 2" is asked; "x > 2 or x < 5" is no 2 < x < 5. */
 export function connectivesContradict(gold: string, predicted: string): boolean {
@@ -94,12 +116,6 @@ export function connectivesContradict(gold: string, predicted: string): boolean 
     !goldOr && !goldAnd && !/,|;|\\cup|∪/.test(gold) && (gold.match(/[<>≤≥]|\\[lg]e/g) ?? []).length === 2;
   return isChain && or;
 }
-
-const datePattern = /^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}([-/])\d{1,2}\2\d{4})\s*$/;
-
-/** 2020-06-05 and 6/5/2020 are dates, no differences and quotients; undefined for what is none. */
-export const dateOf = (text: string): string | undefined =>
-  datePattern.exec(text)?.[1]?.replace(/\b0(?=\d)/g, '');
 
 const opposites: Record<string, string> = { yes: 'no', no: 'yes', true: 'false', false: 'true' };
 

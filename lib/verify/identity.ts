@@ -440,11 +440,12 @@ export function signOfRatio(a: Node, b: Node): -1 | 0 | 1 {
         return 0;
       pairs.push(pair);
     }
-    if (pairs.length < exactPoints) return 0;
+    // y(0) = 3 reads as 0 = 3, and 0 = 5 is a multiple of that.
+    if (pairs.length < exactPoints || pairs.every(([left]) => left === pairs[0]?.[0])) return 0;
   }
-  const ratios = samplePairs(a, b)
-    ?.filter(([left, right]) => isReal(left) && isReal(right) && right.re !== 0)
-    .map(([left, right]) => left.re / right.re);
+  const pairs = samplePairs(a, b)?.filter(([left, right]) => isReal(left) && isReal(right) && right.re !== 0);
+  if (pairs?.every(([left]) => left.re === pairs[0]?.[0].re)) return 0;
+  const ratios = pairs?.map(([left, right]) => left.re / right.re);
   const ratio = ratios?.[0];
   if (ratios === undefined || ratio === undefined || ratios.length < 3 || ratio === 0) return 0;
   if (ratios.some((other) => Math.abs(other - ratio) > 1e-7 * Math.abs(ratio))) return 0;

@@ -9,7 +9,8 @@
  */
 import type { Verification } from '../types.js';
 import { goldChoice, lastChoice, leadingChoice } from './choice.js';
-import { equalAnswers, isNumeric } from './compare.js';
+import { equalAnswers, type Hints, isNumeric } from './compare.js';
+import { dateOf, type Ordinal, ordinalOf, sameOrdinal } from './dates.js';
 import {
   boxedAnswer,
   boxedSpans,
@@ -20,7 +21,8 @@ import {
   type Span,
   unevaluated,
 } from './extract.js';
-import { connectivesContradict, dateOf, leadingVerdict, plainForm, takesBack } from './forms.js';
+import { connectivesContradict, isBareReals, leadingVerdict, plainForm, takesBack } from './forms.js';
+import { isReals } from './intervals.js';
 import {
   canonicalText,
   foldDigits,
@@ -33,7 +35,7 @@ import {
 import { type Answer, parseAnswer } from './parse.js';
 import { valueInPhrase } from './phrase.js';
 import { shortWords } from './symbols.js';
-import { currencyContradicts, unitsContradict } from './units.js';
+import { currencyContradicts, percentContradicts, unitsContradict } from './units.js';
 import { isMeaningful, isProduct, spelledNumber } from './words.js';
 
 /** Only the end of a longer text is searched; 2048 tokens are about a tenth of it. */
@@ -120,6 +122,10 @@ function isProductOfLetters(text: string): boolean {
   return runs.length > 0 && runs.every((run) => isProduct(run) && !shortWords.has(run));
 }
 
+/** S of `x \in S`. */
+const rangeOf = (answer: Answer): Answer =>
+  answer.kind === 'relation' && answer.operators.join() === '\\in' ? (answer.sides[1] as Answer) : answer;
+
 class Gold {
   readonly text: string;
   readonly #reading: Reading | undefined;
@@ -127,16 +133,19 @@ class Gold {
   readonly #hasGroups: boolean;
   readonly #ratio: Reading | undefined;
   readonly #date: string | undefined;
+  readonly #ordinal: Ordinal | undefined;
   /** The text as the parser reads it. */
   readonly #form: string;
 
   constructor(
     text: string,
     readonly note: readonly string[],
-    readonly anyOrder: boolean,
+    readonly hints: Hints,
   ) {
     this.text = text;
-    const form = plainForm(text, false);
+    this.#ordinal = ordinalOf(text);
+    const form =
+      this.#ordinal?.noun === '' && /^\D{0,6}\d/.test(text) ? this.#ordinal.number : plainForm(text, false);
     this.#form = form;
     const spelled = spelledNumber(text);
     this.#reading = readGold(spelled ?? form);
@@ -201,22 +210,38 @@ class Gold {
     return letters.test(this.text) && /^[A-Z]{2}$/.test(text) ? `\\overline{${text}}` : text;
   }
 
+  #equals(answer: Answer): boolean {
+    return this.#reading !== undefined && equalAnswers(this.#reading.answer, answer, this.hints);
+  }
+
   /** True where `text` as a whole is this answer. */
   matches(spelled: string): boolean {
     if (spelled === this.text) return true;
     const text = this.#segment(spelled);
     if (this.#date !== undefined) return dateOf(text) === this.#date;
+    if (this.isNumber && dateOf(text) !== undefined) return false;
+    const ordinal = ordinalOf(text);
+    if (ordinal !== undefined && (this.#ordinal !== undefined || this.isNumber))
+      return this.#ordinal !== undefined && sameOrdinal(this.#ordinal, ordinal);
     if (connectivesContradict(this.text, text)) return false;
     const { isNumber } = this;
     if (isNumber && currencyContradicts(this.text, text)) return false;
     const form = plainForm(text, isNumber);
     const reading = read((isNumber ? spelledNumber(text) : undefined) ?? form);
     if (reading === undefined || this.#reading === undefined) return false;
+    // The tokenizer takes "or" for a comma, which it is between numbers: "I or II" is not "I, II".
+    if (this.isWords && /\bor\b/.test(text) !== /\bor\b/.test(this.text)) return false;
     if (reading.canonical === this.#reading.canonical && reading.canonical !== '') return true;
     if (this.isWords) return sameWords(wordKey(text), this.#words);
-    const { anyOrder } = this;
-    if (equalAnswers(this.#reading.answer, reading.answer, { anyOrder }))
-      return !unitsContradict(this.#form, form);
+    const { hints } = this;
+    if (equalAnswers(this.#reading.answer, reading.answer, hints))
+      return !unitsContradict(this.#form, form) && !(isNumber && percentContradicts(this.text, text));
+    // "1/2 or 0.5"
+    const { answer } = reading;
+    const areForms = isNumber && answer.kind === 'sequence' && answer.open === '' && /\bor\b/.test(text);
+    if (areForms && answer.items.every((item) => isNumeric(item) && this.#equals(item))) return true;
+    const [expected, found] = [rangeOf(this.#reading.answer), rangeOf(reading.answer)];
+    if ((isReals(expected) && isBareReals(text)) || (isBareReals(this.text) && isReals(found))) return true;
     if (this.#ratio !== undefined) {
       const ratio = read(ratioOf(text) ?? text);
       if (ratio !== undefined && equalAnswers(this.#ratio.answer, ratio.answer)) return true;
@@ -226,11 +251,10 @@ class Gold {
     if (isText && sameWords(wordKey(text), this.#words)) return true;
     // (1,234) may be a pair as well, on either side; 1,234 alone is a list only in the same spelling.
     if (!this.#hasGroups && !hasGroups(text)) return false;
-    const [gold, found] = [read(this.text, false), read(text, false)];
-    if (gold === undefined || found === undefined) return false;
+    const [gold, other] = [read(this.text, false), read(text, false)];
+    if (gold === undefined || other === undefined) return false;
     return (
-      gold.canonical === found.canonical ||
-      (!this.isNumber && equalAnswers(gold.answer, found.answer, { anyOrder }))
+      gold.canonical === other.canonical || (!this.isNumber && equalAnswers(gold.answer, other.answer, hints))
     );
   }
 }
@@ -239,12 +263,15 @@ class Gold {
 const golds = new Map<string, { gold: Gold; letter: string | undefined }>();
 const mostGolds = 256;
 
-function goldOf(answer: string, anyOrder: boolean): { gold: Gold; letter: string | undefined } {
-  const key = anyOrder ? `any order: ${answer}` : answer;
+function goldOf(answer: string, question: string): { gold: Gold; letter: string | undefined } {
+  const hints = { anyOrder: saysAnyOrder.test(question), matrices: saysMatrices.test(question) };
+  // No new string where the question says nothing: its hash would be computed for every response.
+  const said = `${hints.anyOrder ? 'any order, ' : ''}${hints.matrices ? 'matrices' : ''}`;
+  const key = said === '' ? answer : `${said}: ${answer}`;
   let known = golds.get(key);
   if (known === undefined) {
     const { text, note } = goldAnswer(answer);
-    known = { gold: new Gold(text, note, anyOrder), letter: goldChoice(text) };
+    known = { gold: new Gold(text, note, hints), letter: goldChoice(text) };
     if (golds.size >= mostGolds) golds.clear();
     if (answer.length <= maxAnswerLength) golds.set(key, known);
   }
@@ -254,6 +281,9 @@ function goldOf(answer: string, anyOrder: boolean): { gold: Gold; letter: string
 /** "Enter your answers in any order", "the order does not matter" */
 const saysAnyOrder =
   /\bin (?:any|either|no particular) order\b|\border (?:does not|doesn['’]t|is not|isn['’]t) (?:matter|important)/i;
+
+/** Capital letters are matrices then, and AB is not BA. */
+const saysMatrices = /\bmatri(?:x|ces)\b/i;
 
 const hasWords = (text: string): boolean =>
   /\\(?:text|mathrm)/.test(text) ||
@@ -279,12 +309,20 @@ function matchChoice(prediction: string, gold: string): Verification {
   };
 }
 
+/** "\\boxed{7} is wrong", "\\boxed{7}? No", "\\boxed{7}. Wait, that is a mistake" */
+const deniedAfterBox =
+  /^[\s$)}]*(?:\\text\s?\{\s*)?(?:(?:is|was)\s+(?:not\s+(?:the\s+(?:\w+\s+)?answer|correct|right|valid|possible|a solution)|incorrect|wrong|false|impossible|invalid)\b|isn['’]t\s+(?:the|correct|right|valid|possible)\b|\?\s*no\b|\.?\s*(?:wait|no|oops|hmm)\b[^.\n]{0,40}\b(?:wrong|incorrect|mistake|not right)\b)/i;
+
 /** "not \\boxed{7}" */
-function isDenied(text: string, { start }: Span): boolean {
+function isDenied(text: string, { start, end }: Span): boolean {
+  if (deniedAfterBox.test(text.slice(end, end + 100))) return true;
   const before = /([\p{L}'’]+)[\s$]{1,3}$/u.exec(text.slice(Math.max(0, start - 20), start))?.[1];
   // "all x except \\boxed{1}" denies nothing.
   return before !== undefined && /^(?:not|never|cannot)$|n['’]t$/i.test(before);
 }
+
+const contradicts = (gold: string, text: string): boolean =>
+  unitsContradict(gold, text) || (/%|percent/i.test(gold) && percentContradicts(gold, text));
 
 /** What a marked answer says as a whole, or the one value that it holds among words. */
 function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boolean, extracted: string] {
@@ -295,7 +333,7 @@ function matchMarked(gold: Gold, text: string, isPhrase: boolean): [correct: boo
     gold.isWords || (gold.method === 'relation' && text.includes('=')) ? undefined : valueInPhrase(text);
   const value = held && trimAnswer(held);
   if (value !== undefined)
-    return [gold.matches(value) && !(gold.isNumber && unitsContradict(gold.text, text)), value];
+    return [gold.matches(value) && !(gold.isNumber && contradicts(gold.text, text)), value];
   // "The answer is yes, because ..."
   const cut = text.search(/[,;:.(]|\s(?:because|since)\b/);
   const start = isPhrase && gold.isWords && cut > 0 ? text.slice(0, cut) : undefined;
@@ -322,7 +360,7 @@ export function verify(
   { question }: { question?: string | undefined } = {},
 ): Verification {
   const response = textOf(prediction);
-  const { gold, letter } = goldOf(textOf(answer), saysAnyOrder.test(textOf(question)));
+  const { gold, letter } = goldOf(textOf(answer), textOf(question));
   if (letter !== undefined) return matchChoice(response, letter);
   const goldText = gold.text;
   const none: Verification = { correct: false, extracted: undefined, expected: goldText, method: 'none' };
@@ -356,6 +394,7 @@ export function verify(
   const last = lastAnswer(response, gold.isNumber, gold.isNumber && !unevaluated.test(goldText));
   if (last === undefined) return none;
   const text = trimAnswer(last.value ?? last.text);
+  if (gold.isNumber && contradicts(goldText, text + last.unit)) return result(false, text + last.unit);
   return result(
     last.value !== undefined && (gold.matches(text) || gold.isVerdictOf(text.split(/[.!?]\s+/).at(-1) ?? '')),
     text,

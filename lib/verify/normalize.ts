@@ -4,10 +4,12 @@
  */
 
 import {
+  argumentDropped,
   functionNames,
   ignored,
   matrices,
   plainNames,
+  rowsOnly,
   shortWords,
   spaces,
   synonyms,
@@ -200,9 +202,12 @@ class Tokenizer {
   }
 
   #followsQuantity(): boolean {
-    const previous = this.tokens.at(-1);
+    const last = this.tokens.at(-1);
+    // 5 cu. ft
+    const previous = last?.text === '.' && this.tokens.at(-2)?.kind === 'word' ? this.tokens.at(-2) : last;
     return (
-      previous !== undefined && (/^(?:number|word)$/.test(previous.kind) || /^[})%/]$/.test(previous.text))
+      previous !== undefined &&
+      (/^(?:number|word)$/.test(previous.kind) || /^(?:[})%/]|\\pi)$/.test(previous.text))
     );
   }
 
@@ -227,7 +232,7 @@ class Tokenizer {
     else if (name === 'mathbb' && this.#argumentIs('R')) this.#push('command', '\\reals');
     else if (name === 'left' || name === 'right') {
       if (text[this.#at] === '.') this.#at++;
-    } else if (name === 'hspace' || name === 'vspace') this.#argument();
+    } else if (argumentDropped.has(name)) this.#argument();
     else if (textual.has(name)) this.#textual(name);
     else if (name === 'begin' || name === 'end') this.#environment(name);
     else if (!ignored.has(name)) {
@@ -258,8 +263,10 @@ class Tokenizer {
 
   #textual(name: string): void {
     const content = this.#argument();
-    const mathLetter = (name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content);
-    const named = content.toLowerCase();
+    const isTranspose = content === 'T' && /(?:^|\s)\^(?: \{)?$/.test(canonicalText(this.tokens.slice(-2)));
+    const mathLetter =
+      isTranspose || ((name === 'mathrm' || name === 'operatorname') && /^[eid]$/.test(content));
+    const named = content.trim().toLowerCase();
     const isFunction = functionNames.has(named);
     if (mathLetter) this.#push('letter', content);
     else if (isFunction) this.#push('command', plainNames[named] as string);
@@ -275,7 +282,8 @@ class Tokenizer {
   #environment(command: string): void {
     const name = this.#argument();
     if (name === 'array' && command === 'begin') this.#argument();
-    this.#push('command', matrices.has(name) ? `\\${command}` : `\\${command}{${name}}`);
+    const shape = rowsOnly.has(name) ? 'cases' : name;
+    this.#push('command', matrices.has(name) ? `\\${command}` : `\\${command}{${shape}}`);
   }
 }
 
@@ -285,6 +293,9 @@ export function tokenize(text: string, { thousands = true }: TokenizeOptions = {
   return new Tokenizer(foldUnicode(text), thousands, false).run();
 }
 
+/** 63° is 63^{\circ}, and 45' is 45^{\prime}. */
+const isRaised = (text: string): boolean => text === '\\circ' || text === "'";
+
 /** One spelling for answers that differ only in white space, case of words and needless braces. */
 export function canonicalText(tokens: readonly Token[]): string {
   const parts: string[] = [];
@@ -292,7 +303,9 @@ export function canonicalText(tokens: readonly Token[]): string {
     if (text === '}' && parts.at(-2) === '{') {
       const only = parts.pop() as string;
       parts[parts.length - 1] = only;
-    } else parts.push(kind === 'word' ? text.toLowerCase() : text);
+      if (isRaised(only) && parts.at(-2) === '^') parts.splice(-2, 1);
+    } else if (isRaised(text) && parts.at(-1) === '^') parts[parts.length - 1] = text;
+    else parts.push(kind === 'word' ? text.toLowerCase() : text);
   }
   return parts.join(' ');
 }
@@ -340,9 +353,17 @@ export function trimAnswer(text: string): string {
   return trimmed;
 }
 
+/** "I and II" is "I, II", and "I and II only" for numerals. */
+function withoutJoints(key: string): string {
+  const plain = key.replace(/ (?:and|&) /g, ' ');
+  return /^[ivx]+(?: [ivx]+)* only$/.test(plain) ? plain.slice(0, -5) : plain;
+}
+
 /** Of two keys; spaces that were left out make no other words, as long as these are no short names: `golden gate`. */
 export function sameWords(a: string | undefined, b: string | undefined): boolean {
   if (a === b || a === undefined || b === undefined) return a === b;
+  const [listA, listB] = [withoutJoints(a), withoutJoints(b)];
+  if (listA === listB && listA !== '') return true;
   const [joinedA, joinedB] = [a.replaceAll(' ', ''), b.replaceAll(' ', '')];
   return joinedA === joinedB && /^\p{L}{8,}$/u.test(joinedA);
 }
@@ -355,7 +376,10 @@ export function wordKey(text: string): string | undefined {
   if (text.length > maxAnswerLength) return undefined;
   const plain = foldUnicode(text)
     .replace(/\b([ap])\.\s?m\b\.?/gi, '$1m')
-    .replace(/\\(?:text|textbf|textit|mathrm|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g, ' ')
+    .replace(
+      /\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|emph|mbox|left|right)\b|\\?\$|[{}~]|\\[ ,;!]/g,
+      ' ',
+    )
     .replace(/^\s*\(([^()]*)\)\s*$/, '$1');
   // A backslash that is left begins a formula.
   if (!/^\s*[^\s\\-][\p{L}\p{M}\d\s.,;:'"!?()&/-]*$/u.test(plain) || !/\p{L}\p{L}/u.test(plain))

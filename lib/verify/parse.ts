@@ -4,6 +4,7 @@
  */
 import { ExpressionParser, type Node, relations, unreadable } from './expression.js';
 import { canonicalText, type Token } from './normalize.js';
+import { isNegation } from './words.js';
 
 export type Answer =
   | { kind: 'expression'; node: Node }
@@ -12,14 +13,16 @@ export type Answer =
   | { kind: 'union'; items: Answer[] }
   | { kind: 'relation'; operators: string[]; sides: Answer[] }
   | { kind: 'matrix'; rows: Answer[][] }
+  /** A piecewise function: values and where they hold. */
+  | { kind: 'cases'; rows: [value: Answer, condition: Answer][] }
   /** `{x | x > 2}`: the values of a variable for which something holds. */
   | { kind: 'builder'; condition: Answer }
   | { kind: 'opaque'; text: string };
 
 /** Answers of more tokens are opaque. */
 const maxTokens = 600;
-const opening = new Set(['(', '[', '{', '\\{', '\\begin']);
-const closing = new Set([')', ']', '}', '\\}', '\\end']);
+const opening = new Set(['(', '[', '{', '\\{', '\\begin', '\\begin{cases}']);
+const closing = new Set([')', ']', '}', '\\}', '\\end', '\\end{cases}']);
 
 /** Pieces between the separators that stand outside all brackets. */
 function split(
@@ -67,8 +70,80 @@ function conditionOf(inner: readonly Token[]): readonly Token[] | undefined {
 
 const isComma = ({ text }: Token): boolean => text === ',' || text === ';';
 
+/** Words between a value and where it holds. */
+const conditional = new Set('if for when where whenever with'.split(' '));
+const isRelation = ({ kind, text }: Token): boolean => kind !== 'word' && relations.has(text);
+const withoutMarks = (tokens: readonly Token[]): readonly Token[] => {
+  const end = tokens.findLastIndex(({ kind, text }) => kind === 'word' || !/^[,;.]$/.test(text));
+  return tokens.slice(0, end + 1);
+};
+
+/** Value and condition of a row of `cases`, apart by `&`, by "if" or by a comma; one piece where there is no condition. */
+function splitRow(row: readonly Token[]): (readonly Token[])[] {
+  const cells = split(row, ({ text }) => text === '&').parts.filter((cell) => cell.length > 0);
+  const isAligned = cells.slice(1).every((cell) => isRelation(cell[0] as Token));
+  const joined = isAligned ? cells.flat() : undefined;
+  let parts: (readonly Token[])[] = joined === undefined ? cells : [joined];
+  if (joined !== undefined) {
+    const word = joined.findIndex(
+      ({ kind, text }) =>
+        kind === 'word' && (conditional.has(text.toLowerCase()) || /^(?:otherwise|else)$/i.test(text)),
+    );
+    const comma = joined.findIndex(isComma);
+    const at = word > 0 ? word : comma > 0 && !joined.slice(0, comma).some(isRelation) ? comma + 1 : -1;
+    if (at > 0 && at < joined.length) parts = [joined.slice(0, at), joined.slice(at)];
+  }
+  return parts.map((part, index) => {
+    const isWord = index > 0 && part[0]?.kind === 'word' && conditional.has(part[0].text.toLowerCase());
+    return withoutMarks(isWord ? part.slice(1) : part);
+  });
+}
+
+/** The rows of `cases` or of an aligned block: a piecewise function, or the equations of a system as a bare list. */
+function parseCases(inner: readonly Token[], depth: number): Answer {
+  const opaque: Answer = { kind: 'opaque', text: canonicalText(inner) };
+  const rows = split(inner, ({ text }) => text === '\\\\')
+    .parts.filter((row) => row.length > 0)
+    .map((row) => splitRow(row).map((part) => parseAnswer(part, depth + 1)));
+  if (rows.length > 1 && rows.every((row) => row.length === 2))
+    return { kind: 'cases', rows: rows as [Answer, Answer][] };
+  if (!rows.every((row) => row.length === 1)) return opaque;
+  const items = rows.flat();
+  return items.length === 1 ? (items[0] as Answer) : { kind: 'sequence', open: '', close: '', items };
+}
+
+/** What stands in `cases`, or in an array after a single brace. */
+function systemOf(tokens: readonly Token[]): readonly Token[] | undefined {
+  const [first, second] = tokens;
+  if (first?.text === '\\begin{cases}' && isEnclosed(tokens)) return tokens.slice(1, -1);
+  const isBraced = first?.text === '\\{' && /^\\begin(?:\{cases\})?$/.test(second?.text ?? '');
+  return isBraced && isEnclosed(tokens.slice(1)) ? tokens.slice(2, -1) : undefined;
+}
+
+/** The equations or bounds that \lor or \land joins, as a list; undefined for other formulas of logic. */
+function parseJoined(tokens: readonly Token[], depth: number): Answer | undefined {
+  const isJoint = ({ text }: Token): boolean => text === '\\vee' || text === '\\wedge';
+  if (!tokens.some(isJoint)) return undefined;
+  const { parts, separators } = split(tokens, isJoint);
+  if (
+    separators.length === 0 ||
+    new Set(separators).size > 1 ||
+    !parts.every((part) => part.some(isRelation))
+  )
+    return undefined;
+  const items = parts.map((part) => parseAnswer(part, depth + 1));
+  if (!items.every(({ kind }) => kind === 'relation')) return undefined;
+  // "x = 2 and x = 3" holds for no number.
+  const names = parts.map((part) => canonicalText(part.slice(0, part.findIndex(isRelation))));
+  const areEqualities = items.every((item) => item.kind === 'relation' && item.operators.join() === '=');
+  if (separators[0] === '\\wedge' && areEqualities && new Set(names).size < names.length) return undefined;
+  return { kind: 'sequence', open: '', close: '', items };
+}
+
 /** An item with one \pm stands for two. */
 function expandPlusMinus(tokens: Token[]): Token[][] {
+  // {0, \pm 1} is one set.
+  if (tokens[0]?.text === '\\{' && isEnclosed(tokens)) return [tokens];
   const signs = tokens.filter(({ text }) => text === '\\pm' || text === '\\mp').length;
   if (signs !== 1) return [tokens];
   return ['+', '-'].map((sign) =>
@@ -108,16 +183,29 @@ function scaledMatrix(tokens: readonly Token[], depth: number): Answer | undefin
 export function parseAnswer(tokens: readonly Token[], depth = 0): Answer {
   const opaque: Answer = { kind: 'opaque', text: canonicalText(tokens) };
   if (tokens.length === 0 || tokens.length > maxTokens || depth > 16) return opaque;
+  if (tokens[0]?.text === '{' && isEnclosed(tokens)) return parseAnswer(tokens.slice(1, -1), depth + 1);
   const list = split(tokens, isComma).parts.filter((part) => part.length > 0);
   const items = list.flatMap(expandPlusMinus);
   if (items.length > 1) return sequence('', '', items, depth);
   if (items[0] !== undefined && items[0].length < tokens.length) return parseAnswer(items[0], depth + 1);
+  const system = systemOf(tokens);
+  if (system !== undefined) return parseCases(system, depth);
+  const connected = parseJoined(tokens, depth);
+  if (connected !== undefined) return connected;
   const unions = split(tokens, ({ text }) => text === '\\cup').parts;
   if (unions.length > 1) return { kind: 'union', items: unions.map((part) => parseAnswer(part, depth + 1)) };
   // "= 5" and "\\approx 5" relate nothing; "< 5" is a bound.
   if (/^(?:=|\\approx|\\in)$/.test(tokens[0]?.text ?? '')) return parseAnswer(tokens.slice(1), depth + 1);
   const relation = split(tokens, ({ kind, text }) => kind !== 'word' && relations.has(text));
   if (relation.separators.length > 0) {
+    // "not ≈ 8", and a sign that belongs to nothing
+    const isBroken = relation.parts.some(
+      ([first, second]) =>
+        first !== undefined &&
+        ((first.kind === 'word' && isNegation(first.text.toLowerCase())) ||
+          (second === undefined && (first.text === '-' || first.text === '+'))),
+    );
+    if (isBroken) return opaque;
     const sides = relation.parts.map((part) => parseAnswer(part, depth + 1));
     return { kind: 'relation', operators: relation.separators, sides };
   }

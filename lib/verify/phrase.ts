@@ -3,7 +3,9 @@
  * word must be understood (words.ts): a verb and fillers before the value, units and an explanation after it. A bound,
  * a denial, a range, a second amount or an unknown word before the value leaves none.
  */
+import { isDayOfMonth, ordinalSuffix } from './dates.js';
 import { numberPattern } from './extract.js';
+import { withPowers } from './units.js';
 import * as words from './words.js';
 
 interface Piece {
@@ -32,12 +34,16 @@ const precision =
 
 /** Text without the commands that only style it, so that what \text{} holds are words. */
 function plainText(text: string): string {
-  return text
-    .replace(/\\(?:text|textbf|textit|textrm|mathrm|mbox|rm|bf)\s*\{([^{}]*)\}/g, ' $1 ')
-    .replace(/\\[,;:! ]|\\(?:quad|qquad)\b|~/g, ' ')
-    .replace(/\\\$/g, '$')
-    .replace(/\^?\s*\{?\\circ\}?|°/g, ' degrees ')
-    .replace(precision, ' ');
+  return (
+    withPowers(text)
+      .replace(/\\(?:text|textbf|textit|textrm|mathrm|mbox|rm|bf)\s*\{([^{}]*)\}/g, ' $1 ')
+      .replace(/\\[,;:! ]|\\(?:quad|qquad)\b|~/g, ' ')
+      .replace(/\\\$/g, '$')
+      .replace(/\^?\s*\{?\\circ\}?|°/g, ' degrees ')
+      // Runs of white space would cost the next pattern their third power.
+      .replace(/\s+/g, ' ')
+      .replace(precision, ' ')
+  );
 }
 
 /** Number words that follow each other become one value; undefined where they make no number. */
@@ -214,7 +220,7 @@ function restIsHarmless(list: readonly Piece[], at: number, value: string): bool
       const end = close < 0 ? list.length : close;
       if (!isHarmlessNote(list.slice(index + 1, end), value)) return false;
       index = end;
-    } else if (text === '^' && sawUnit && list[index + 1]?.kind === 'value') index++;
+    } else if (text === '^' && sawUnit && /^\d$/.test(list[index + 1]?.text ?? '')) index++;
     else if (kind === 'mark') {
       if (!/^[,.:;/'"“”*_)\]-]$/.test(text)) return false;
       // "5 - a" and "5/a" compute; "5 m/s" has a unit, "5-inch" is one.
@@ -241,13 +247,22 @@ export function valueInPhrase(phrase: string): string | undefined {
   // "not 42, it is 43", "not 42 but 43"
   const corrected =
     /^\s*not\b[^,;]*?(?:[,;]\s*(?:but\s+)?(?:rather|it is|it's|it should be)|\s+but)\s+(.+)$/s.exec(plain);
-  const list = pieces(corrected?.[1] ?? plain);
+  const source = corrected?.[1] ?? plain;
+  const list = pieces(source);
   const at = list && findValue(list);
   if (list === undefined || at === undefined) return undefined;
   const before = list.slice(0, at).filter((piece) => isSign(piece)).length;
   if (before > 1) return undefined;
+  const { start, end } = list[at] as Piece;
+  if (isDayOfMonth(source.slice(0, start), source.slice(start, end), source.slice(end))) return undefined;
   let value = (list[at] as Piece).text.replace(/^[$€£]/, '');
   let next = at + 1;
+  // "the 5th" is no 5.
+  const suffix = /^\d+$/.test(value) ? ordinalSuffix(source.slice(end)) : '';
+  if (suffix !== '') {
+    value += suffix;
+    next++;
+  }
   // "7 million", "2 hundred thousand"
   for (let scale = words.magnitudeOf(list[next]?.text ?? ''); scale !== undefined; ) {
     value = `(${value})*${scale}`;

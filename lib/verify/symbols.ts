@@ -36,6 +36,8 @@ export const unicode: Record<string, string> = {
   '∅': '\\emptyset ',
   ℝ: '\\reals ',
   '∖': '\\setminus ',
+  '∨': '\\vee ',
+  '∧': '\\wedge ',
   θ: '\\theta ',
   α: '\\alpha ',
   β: '\\beta ',
@@ -101,8 +103,10 @@ export const unicode: Record<string, string> = {
 export const ignored = new Set(
   `left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle scriptstyle limits nolimits
   mathbf mathbb mathcal mathsf mathit mathfrak mathscr boldsymbol bm bf it rm boxed fbox phantom ensuremath pounds euro
-  textdollar dollar strut`.split(/\s+/),
+  textdollar dollar strut tiny small normalsize large Large LARGE huge Huge footnotesize`.split(/\s+/),
 );
+/** Commands whose (first) argument says nothing of what follows. */
+export const argumentDropped = new Set(['hspace', 'vspace', 'color', 'textcolor']);
 /** Commands that are white space. */
 export const spaces = new Set(['quad', 'qquad', 'enspace', 'thinspace', 'hfill', 'space', 'newline']);
 /** Commands whose argument is words. */
@@ -205,3 +209,7 @@ export const shortWords = new Set(
 );
 /** Environments that hold rows and columns. */
 export const matrices = new Set(['pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'smallmatrix', 'array']);
+/** Environments of rows without brackets of their own: pieces of a function, equations of a system. */
+export const rowsOnly = new Set(
+  'cases dcases rcases aligned align align* gathered gather gather* split alignedat'.split(' '),
+);

@@ -89,8 +89,7 @@ const knownUnit = (unit: string): string | undefined =>
 
 /** `cm^2` of "20 cm^2", "20\text{ cm}^2", "20 square centimeters"; undefined where the text does not end in a known unit. */
 export function unitOf(text: string): Unit | undefined {
-  const plain = text
-    .slice(-80)
+  const plain = withPower(text.slice(-80))
     .replace(/\\(?:text|mathrm|textrm|rm|mbox)\b|[{}~$]|\\[ ,;!]/g, ' ')
     .replace(/\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|°/g, ' degrees ')
     .replace(/²/g, '^2')
@@ -102,7 +101,7 @@ export function unitOf(text: string): Unit | undefined {
   const [, word, unit = '', power] = match;
   const before = plain.slice(0, match.index);
   // A unit follows an amount or another unit: "5 m", "11.6 lb / in^2".
-  if (!/[\d%)]\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
+  if (!/(?:[\d%)]|\\pi)\s*\(?$|[\d%)]\s*[A-Za-z]+\s*(?:\/|per\b)\s*$/.test(before)) return undefined;
   const name = knownUnit(unit);
   const above = /([A-Za-z]+)\s*(?:\^\s*\d\s*)?(?:\/|\bper\b)\s*$/.exec(before)?.[1];
   if (name === undefined && unit.length < 2) return undefined;
@@ -116,6 +115,9 @@ export function unitOf(text: string): Unit | undefined {
 
 /** True where both texts end in known units that differ, or in powers of the same word that differ. */
 export function unitsContradict(gold: string, predicted: string): boolean {
+  if (!/[A-Za-z¢$€£¥₹°]/.test(gold)) return false;
+  const ofList = /[,;]|\band\b/.test(gold) ? listUnitsContradict(gold, predicted) : undefined;
+  if (ofList !== undefined) return ofList;
   const unit = unitOf(gold);
   const found = unit && unitOf(predicted);
   // 45' are minutes or feet.
@@ -128,7 +130,75 @@ export function unitsContradict(gold: string, predicted: string): boolean {
   return unit.isKnown && found.isKnown;
 }
 
+/** An item of a list: its number, where it is a plain one, and its unit. */
+function measureOf(item: string): { amount: number; unit: string } | undefined {
+  const unit = unitOf(item);
+  const plain = item.replace(/\\(?:text|mathrm|textrm|rm|mbox)(?![A-Za-z])|\\[ ,;!]/g, ' ').trim();
+  const number = /^[^\d]{0,12}?(-?\d[\d,]*(?:\.\d+)?|-?\.\d+)(?![\d/^]|\s?\\)/.exec(plain)?.[1];
+  if (!unit?.isKnown) return undefined;
+  return {
+    amount: Number(number?.replaceAll(',', '')),
+    unit: `${unit.above ?? ''}/${unit.name}^${unit.power}`,
+  };
+}
+
+/** 3 ft, 4 in are no 3 m, 4 in and no 4 ft, 3 in: undefined where not all items end in known units. */
+function listUnitsContradict(gold: string, predicted: string): boolean | undefined {
+  const measures = (text: string): ReturnType<typeof measureOf>[] =>
+    text
+      .slice(0, 400)
+      .split(/[;,](?!\d{3}(?!\d))|\band\b/)
+      .map((item) => measureOf(item.trim()));
+  const [expected, found] = [measures(gold), measures(predicted)];
+  if (expected.length < 2 || expected.length !== found.length) return undefined;
+  if (expected.includes(undefined) || found.includes(undefined)) return undefined;
+  const arePlain = [...expected, ...found].every((item) => !Number.isNaN(item?.amount));
+  const key = (items: typeof expected): string =>
+    items
+      .map((item) => `${arePlain ? item?.amount : ''}${item?.unit}`)
+      .sort()
+      .join();
+  return key(expected) !== key(found);
+}
+
 /** True where the prediction is an amount of money and the gold answer one of another currency, or no money. */
 export function currencyContradicts(gold: string, predicted: string): boolean {
   return currencyOf(predicted) !== undefined && unitsContradict(gold, predicted);
+}
+
+const typedPower =
+  /(\d\s*(?:\\[ ,;!]|~)*\s*(?:\\(?:text|mathrm|textrm|rm|mbox)\s*\{?\s*)?(?:[A-Za-z]+\s*\/\s*)?(?:mm|cm|dm|km|m|in|ft|yd|mi|s))([23])(?=[\s}.,$)*]*$)/;
+
+/** The same anywhere in a sentence. */
+export const withPowers = (text: string): string =>
+  text.replace(
+    /(\d\s?|\d\s?[A-Za-z]{1,3}\s?\/\s?)(mm|cm|dm|km|m|in|ft|yd|mi|s)([23])(?![\dA-Za-z])/g,
+    '$1$2^$3',
+  );
+
+/** 24 cm2 as 24 cm^2, 9.8 m/s2 as 9.8 m/s^2. */
+export const withPower = (text: string): string =>
+  /[a-z][23]/.test(text) ? text.replace(typedPower, '$1^$2') : text;
+
+const percentage = /%|\bper\s?cent\b|\bpercent(?:age)?s?\b|\bpct\b/i;
+/** Words after a share of something, or after a number in a sentence, that are no unit. */
+const noUnits = new Set(
+  `of in on to for at by as is are was were and or because since when where which so if that than from with after
+  before chance chances probability likelihood odds discount rate interest increase decrease growth decline change tax
+  tip off more less higher lower larger greater smaller annual annually yearly margin profit loss error fraction
+  ratio proportion share part total times e rounded approximately about`.split(/\s+/),
+);
+
+/** True where one text is a percentage and the other an amount with a unit: 5 per day is not 5 %. */
+export function percentContradicts(gold: string, predicted: string): boolean {
+  const [isPercent, found] = [percentage.test(gold), percentage.test(predicted)];
+  if (isPercent === found) return false;
+  const other = isPercent ? predicted : gold;
+  if (currencyOf(other) !== undefined) return true;
+  const plain = other
+    .slice(0, 400)
+    .replace(/\\(?:text|mathrm|textrm|rm|mbox)(?![A-Za-z])|[{}~$]|\\[ ,;!]/g, ' ')
+    .replace(/\^?\s*\\(?:circ|degree)(?![A-Za-z])|°/g, ' degrees ');
+  const word = /\d\s*[-(]?\s*(?<!\\)\b([A-Za-z]+)\b/.exec(plain)?.[1]?.toLowerCase();
+  return word !== undefined && !noUnits.has(word);
 }

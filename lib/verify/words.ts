@@ -49,7 +49,7 @@ export const meaningful = set(
   or out either if unless else otherwise but base binary octal hex hexadecimal radix mille permille bps basis bn mn mil gross
   negative deficit debt short
   not never cannot cant isnt wont neither nor without except excluding wrong incorrect false impossible untrue instead
-  unlike unknown unlikely`,
+  unlike unknown unlikely too a. p.`,
 );
 
 export const isMeaningful = (word: string): boolean =>
@@ -87,7 +87,7 @@ const shortRuns = set(
   oz pa pi re so ta ti to up us we ye yo
   tv cd dvd pc dj gps pm hr hrs yr yrs mph kph rpm mr mrs
   bps bpm cal db fps ft gb gw kb kcal kj km kmh kn kph kv kw kwh lb lbs mb mg ml mm mpg mv mw nc nm pcs pct pf ppm psi pt pts
-  px qt rs sq tb th tsp wk wks yd yds cm kg hz khz mhz ghz ms ns kpa mpa gpa nf uf mj kev mev gev std vs mol`,
+  cu px qt rs sq tb th tsp wk wks yd yds cm kg hz khz mhz ghz ms ns kpa mpa gpa nf uf mj kev mev gev std vs mol`,
 );
 
 /** `xy`, `ab`, `abc`, `kx`: a run of two or three lower-case letters that is a product of variables, no word. */
@@ -137,6 +137,27 @@ export function numberOfWords(words: readonly string[]): number | undefined {
   return words.length === 0 ? undefined : total + group;
 }
 
+const parts = new Map<string, number>([
+  ...'half third quarter fifth sixth seventh eighth ninth tenth'
+    .split(' ')
+    .map((word, index) => [word, index + 2] as const),
+  ['fourth', 4],
+]);
+
+/** `one half`, `three quarters`, `two and a half` as digits. */
+function spelledFraction(words: readonly string[]): string | undefined {
+  const joint = words.lastIndexOf('and');
+  const [first, last = ''] = [words.slice(joint + 1, -1), words.at(-1)];
+  const count = first.join() === 'a' || first.join() === 'one' ? 1 : numberOfWords(first);
+  const denominator = parts.get(count === 1 ? last : last === 'halves' ? 'half' : last.replace(/s$/, ''));
+  const isPlural = last.endsWith('s');
+  if (count === undefined || count === 0 || denominator === undefined || isPlural !== count > 1)
+    return undefined;
+  const whole = joint < 0 ? 0 : numberOfWords(words.slice(0, joint));
+  if (whole === undefined || first.length === 0) return undefined;
+  return whole === 0 ? `${count}/${denominator}` : `${whole} ${count}/${denominator}`;
+}
+
 /** The number that a whole text spells, as digits. */
 export function spelledNumber(text: string): string | undefined {
   if (text.length > 100) return undefined;
@@ -144,6 +165,7 @@ export function spelledNumber(text: string): string | undefined {
     .trim()
     .toLowerCase()
     .split(/[\s-]+/);
-  const value = words[0] === 'a' ? numberOfWords(['one', ...words.slice(1)]) : numberOfWords(words);
-  return value === undefined ? undefined : String(value);
+  const value =
+    words[0] === 'a' && words.length > 1 ? numberOfWords(['one', ...words.slice(1)]) : numberOfWords(words);
+  return value === undefined ? spelledFraction(words) : String(value);
 }

@@ -1,6 +1,6 @@
 /** What the commands tell people to type next. */
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { resumeCommand, withoutRecords } from '../../lib/cli/follow.js';
 import { nextAfterAnnotate, nextAfterTrain } from '../../lib/cli/next.js';
@@ -62,9 +62,11 @@ test('a result on one line has no predictions, of all sets together or of each',
   });
 });
 
-test('the command that goes on has one --resume and one --output', (t) => {
-  const command = (...words: string[]): string => resumeCommand(['eval', ...words], 'runs/b');
-  const expected = 'npx cft-native eval --seed 1 --output runs/b --resume';
+test('the command that goes on has one --resume and one --output, as it was typed', (t) => {
+  const command = (...words: string[]): string => resumeCommand(['eval', ...words], resolve('runs/b'));
+  const expected = 'npx cft-native eval --seed 1 --output runs/a --resume';
   t.is(command('--output', 'runs/a', '--resume', 'true', '--seed', '1'), expected);
   t.is(command('--output=runs/a', '--resume', '--seed', '1'), expected);
+  t.is(command('--seed', '1'), expected.replace('runs/a', 'runs/b'));
+  t.is(command('--output-dir', '../a b'), "npx cft-native eval --output '../a b' --resume");
 });

@@ -1,12 +1,15 @@
 /** The page served while a run goes on: to this machine's own pages alone. */
-import { appendFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import type { CftError } from '../../lib/errors.js';
 import { RunReader } from '../../lib/report/collect.js';
 import type { ReportData } from '../../lib/report/data.js';
+import { report } from '../../lib/report/report.js';
 import { reportApp, serveReport } from '../../lib/report/serve.js';
+import { temporaryFolder } from '../helpers/fixtures.js';
 import { embeddedTokenizer, makeRun } from '../helpers/report-run.js';
 
 interface Served {
@@ -145,4 +148,49 @@ test('a taken port is refused by name', async (t) => {
     code: 'ERR_CFT_BAD_OPTION',
     message: new RegExp(`^port \\(--port\\): 127\\.0\\.0\\.1:${port} cannot be used: .*EADDRINUSE`),
   });
+});
+
+test('watching may start before the run: it says so once, waits, and serves the run that begins', async (t) => {
+  const made = makeRun(t);
+  const folder = join(temporaryFolder(t), 'later');
+  const waited: string[] = [];
+  const controller = new AbortController();
+  let ended: Promise<unknown> = Promise.resolve();
+  const url = await new Promise<string>((resolve, reject) => {
+    ended = report({
+      run: folder,
+      watch: true,
+      port: 0,
+      signal: controller.signal,
+      onListening: resolve,
+      onWaiting: (where) => {
+        waited.push(where);
+        setTimeout(() => cpSync(made, folder, { recursive: true }), 600);
+      },
+    });
+    ended.catch(reject);
+  });
+  t.deepEqual(waited, [folder]);
+  t.is((await ask(new URL(url), '/data')).status, 200);
+  const reason = new Error('enough');
+  controller.abort(reason);
+  t.is(await ended.catch((error: unknown) => error), reason);
+});
+
+test('waiting for a run ends with the signal, and a file is no folder to wait for', async (t) => {
+  const folder = temporaryFolder(t);
+  const reason = new Error('enough');
+  const controller = new AbortController();
+  const waiting = report({
+    run: join(folder, 'never'),
+    watch: true,
+    port: 0,
+    signal: controller.signal,
+    onWaiting: () => controller.abort(reason),
+  });
+  t.is(await waiting.catch((error: unknown) => error), reason);
+  const file = join(folder, 'notes.txt');
+  writeFileSync(file, '');
+  const refused = await report({ run: file, watch: true, port: 0 }).catch((error: unknown) => error);
+  t.is((refused as CftError).code, 'ERR_CFT_BAD_DATA');
 });

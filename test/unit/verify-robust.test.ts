@@ -56,6 +56,17 @@ const hostile: Record<string, string> = {
   'an equation of many terms': `${Array.from({ length: 150 }, (_, i) => `\\sin{${i}x}`).join('+')}=0`,
   'a condition in braces': `\\{x|${repeat('x|', 500)}x>2\\}`,
   'a repeating decimal': `0.\\overline{${repeat('7', 3000)}}`,
+  'a phrase of spaces': `x${repeat('~', 370)}y`,
+  'matrices in each other': `${repeat('(A+B^{-1}', 60)}${repeat(')^{-1}', 60)}`,
+  'a product of matrices': repeat('A^{-1}B^T', 300),
+  'a matrix to a great power': 'A^{99999999999}B^{-1}',
+  'a list of products of matrices': Array.from({ length: 60 }, (_, i) => `A^{-1}B+${i}C`).join(','),
+  'cases in cases': `${repeat('\\begin{cases} x & x<1 \\\\ ', 200)}${repeat('\\end{cases}', 200)}`,
+  'many cases': `\\begin{cases}${repeat('\\sqrt{x} & x<1 \\\\ ', 60)}\\end{cases}`,
+  'equations joined by or': repeat('x=1 \\lor ', 100),
+  months: repeat('May 7 ', 60),
+  'ordinal numbers': repeat('7th ', 90),
+  'units typed in a row': repeat('7cm2', 100),
   'lone surrogates and controls': '\ud800\u0000\udfff\u202e$\\boxed{\ud800}',
 };
 

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { type ReportOptions, report } from '../../index.js';
 import { InterruptedError } from '../failure.js';
 import { counted, shortPath } from '../format.js';
@@ -9,8 +10,12 @@ export const reportCommand: CommandFunction = async (given, { signal, json }) =>
     else process.stdout.write(`${url}\n`);
     process.stderr.write('the page follows the run; Ctrl-C ends it\n');
   };
+  const onWaiting = (folder: string): void => {
+    if (json) process.stdout.write(`${JSON.stringify({ type: 'waiting', folder })}\n`);
+    process.stderr.write(`waiting for a run to begin in ${shortPath(resolve(folder))}; Ctrl-C ends it\n`);
+  };
   try {
-    const result = await report({ ...(given as ReportOptions), signal, onListening });
+    const result = await report({ ...(given as ReportOptions), signal, onListening, onWaiting });
     if (json) {
       process.stdout.write(`${JSON.stringify({ type: 'report', ...result })}\n`);
       return 0;
