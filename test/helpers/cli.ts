@@ -18,15 +18,20 @@ export interface CliOptions {
   cwd?: string;
   /** No file may grow beyond it: for disks that fill up. */
   mostFileBytes?: number;
-  /** Called with all of standard output so far, at each piece of it. */
+  /**
+   * Called with all of standard output so far, at each piece of it. A training waits a moment after each step that it
+   * tells: a small one would be over before a busy machine lets the watcher kill it.
+   */
   onOutput?: (stdout: string, child: ChildProcess) => void;
 }
 
 const mainFile = join(projectRoot, 'lib/cli/main.ts');
+const pacedSteps = join(projectRoot, 'test/helpers/paced-steps.mjs');
 
 export async function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
   const tsx = join(projectRoot, 'node_modules/tsx/dist/loader.mjs');
-  const node = [process.execPath, '--import', tsx, mainFile, ...args];
+  const paced = options.onOutput === undefined ? [] : ['--import', pacedSteps];
+  const node = [process.execPath, '--import', tsx, ...paced, mainFile, ...args];
   // bash counts in blocks of 1024 bytes; Node ignores the signal, so that writing fails with EFBIG.
   const limit = Math.floor((options.mostFileBytes ?? 0) / 1024);
   const command = limit > 0 ? ['bash', '-c', `ulimit -f ${limit}; exec "$0" "$@"`, ...node] : node;
