@@ -87,20 +87,19 @@ export function optionsForFile(options: Record<string, unknown>): Record<string,
   return Object.fromEntries(entries.map(([name, value]) => [snakeCase(name), value]));
 }
 
-/** Hash of what a run reads of its questions; two files with the same questions in the same order are the same data. */
-export function hashQuestions(questions: readonly Question[]): string {
+/** Item by item as a line of JSON. */
+function hashLines(items: readonly unknown[]): string {
   const hash = createHash('sha256');
-  for (const { id, question, answer } of questions)
-    hash.update(`${JSON.stringify([id, question, answer])}\n`);
+  for (const item of items) hash.update(`${JSON.stringify(item)}\n`);
   return hash.digest('hex');
 }
 
+/** Hash of what a run reads of its questions; two files with the same questions in the same order are the same data. */
+export const hashQuestions = (questions: readonly Question[]): string =>
+  hashLines(questions.map(({ id, question, answer }) => [id, question, answer]));
+
 /** Hash of all that annotation records hold. */
-export function hashRecords(records: readonly AnnotationRecord[]): string {
-  const hash = createHash('sha256');
-  for (const record of records) hash.update(`${JSON.stringify(record)}\n`);
-  return hash.digest('hex');
-}
+export const hashRecords = (records: readonly AnnotationRecord[]): string => hashLines(records);
 
 /** A path for a run that was given none: `runs/2026-01-31T23-59-58`, relative to the working directory. */
 export function defaultRunFolder(now = new Date()): string {

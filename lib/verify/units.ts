@@ -166,15 +166,18 @@ export function currencyContradicts(gold: string, predicted: string): boolean {
   return currencyOf(predicted) !== undefined && unitsContradict(gold, predicted);
 }
 
-const typedPower =
-  /(\d\s*(?:\\[ ,;!]|~)*\s*(?:\\(?:text|mathrm|textrm|rm|mbox)\s*\{?\s*)?(?:[A-Za-z]+\s*\/\s*)?(?:mm|cm|dm|km|m|in|ft|yd|mi|s))([23])(?=[\s}.,$)*]*$)/;
+/** Units that are typed with a power behind: cm2. */
+const powered = '(?:mm|cm|dm|km|m|in|ft|yd|mi|s)';
+const typedPower = new RegExp(
+  String.raw`(\d\s*(?:\\[ ,;!]|~)*\s*(?:\\(?:text|mathrm|textrm|rm|mbox)\s*\{?\s*)?(?:[A-Za-z]+\s*\/\s*)?${powered})([23])(?=[\s}.,$)*]*$)`,
+);
+const powersAnywhere = new RegExp(
+  String.raw`(\d\s?|\d\s?[A-Za-z]{1,3}\s?\/\s?)(${powered})([23])(?![\dA-Za-z])`,
+  'g',
+);
 
 /** The same anywhere in a sentence. */
-export const withPowers = (text: string): string =>
-  text.replace(
-    /(\d\s?|\d\s?[A-Za-z]{1,3}\s?\/\s?)(mm|cm|dm|km|m|in|ft|yd|mi|s)([23])(?![\dA-Za-z])/g,
-    '$1$2^$3',
-  );
+export const withPowers = (text: string): string => text.replace(powersAnywhere, '$1$2^$3');
 
 /** 24 cm2 as 24 cm^2, 9.8 m/s2 as 9.8 m/s^2. */
 export const withPower = (text: string): string =>
