@@ -3,13 +3,11 @@
 #include <c10/core/GradMode.h>
 #include <doctest.h>
 
-#include <map>
-
 #include "core/errors.h"
 #include "core/model/decoder.h"
 #include "core/ops/cpu/bf16_tiles.h"
-#include "core/rollout/engine.h"
 #include "random_model.h"
+#include "rollout_cases.h"
 
 namespace {
 
@@ -17,17 +15,12 @@ using cft::BranchResult;
 using cft::BranchSpec;
 using cft::Model;
 using cft::RolloutEngine;
-
-using Results = std::map<int64_t, BranchResult>;
-
-Results drain(RolloutEngine& engine, int64_t max_steps = 1000) {
-  Results results;
-  for (;;) {
-    const cft::StepResult step = engine.step(max_steps);
-    for (const BranchResult& branch : step.finished) results[branch.id] = branch;
-    if (step.active + step.waiting == 0) return results;
-  }
-}
+using cft_test::counterfactuals;
+using cft_test::drain;
+using cft_test::kEnd;
+using cft_test::Results;
+using cft_test::same;
+using cft_test::some_ids;
 
 // Greedy decoding without any cache: the whole sequence again for every token.
 BranchResult decode_from_scratch(const Model& model, std::vector<int32_t> ids, int64_t budget,
@@ -49,43 +42,6 @@ BranchResult decode_from_scratch(const Model& model, std::vector<int32_t> ids, i
   }
   return result;
 }
-
-// Two alternatives at every position of a trunk, as annotation asks for them.
-std::vector<BranchSpec> counterfactuals(RolloutEngine& engine, const std::vector<int32_t>& ids,
-                                        int64_t prompt, int64_t budget, double temperature = 0.0) {
-  cft::TrunkScores scores;
-  const int64_t trunk = engine.add_trunk(ids, prompt, 2, &scores);
-  std::vector<BranchSpec> specs;
-  for (size_t i = 0; i < scores.alternative_ids.size(); ++i) {
-    BranchSpec spec;
-    spec.id = static_cast<int64_t>(i);
-    spec.trunk = trunk;
-    spec.length = prompt + static_cast<int64_t>(i) / 2;
-    spec.forced_tokens = {scores.alternative_ids[i]};
-    spec.max_new_tokens = budget;
-    spec.temperature = temperature;
-    spec.seed = i;
-    specs.push_back(spec);
-  }
-  return specs;
-}
-
-std::vector<int32_t> some_ids(int64_t count, int64_t vocab) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>((i * 7 + i * i) % vocab));
-  return ids;
-}
-
-bool same(const Results& a, const Results& b) {
-  if (a.size() != b.size()) return false;
-  for (const auto& [id, x] : a) {
-    const BranchResult& y = b.at(id);
-    if (x.token_ids != y.token_ids || x.end_token_id != y.end_token_id) return false;
-  }
-  return true;
-}
-
-constexpr int32_t kEnd = 3;
 
 }  // namespace
 
@@ -260,148 +216,6 @@ TEST_CASE("drafts from the trunk change no token and are often right") {
     }
     CHECK(accepted > 100);
   }
-}
-
-TEST_CASE("a batch that does not fit the memory shrinks, and every branch gets its tokens") {
-  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
-  Results expected;
-  RolloutEngine free_engine(model, 64, {kEnd});
-  const std::vector<BranchSpec> specs = counterfactuals(free_engine, some_ids(40, 67), 4, 90);
-  free_engine.submit(specs);
-  expected = drain(free_engine);
-  const int64_t trunk_bytes = free_engine.used_bytes();  // one page
-  REQUIRE(trunk_bytes > 0);
-  for (const int64_t pages : {3, 5, 12}) {
-    RolloutEngine engine(model, {64, {kEnd}, pages * trunk_bytes});
-    engine.submit(counterfactuals(engine, some_ids(40, 67), 4, 90));
-    CHECK(same(expected, drain(engine)));
-    CHECK(engine.used_bytes() == trunk_bytes);
-  }
-  // Not even one branch, and not even a trunk.
-  RolloutEngine tight(model, {64, {kEnd}, trunk_bytes});
-  tight.submit(counterfactuals(tight, some_ids(40, 67), 4, 90));
-  CHECK_THROWS_WITH_AS(tight.step(100), doctest::Contains("no room"), cft::Error);
-  CHECK_THROWS_AS(tight.add_trunk({1, 2}, 2, 0, nullptr), cft::Error);
-}
-
-// A trunk that a model without end tokens continues itself, from {1, 2, 3, 4} on.
-static std::vector<int32_t> own_text(Model& model, int64_t tokens) {
-  RolloutEngine engine(model, 1, {});
-  std::vector<int32_t> ids{1, 2, 3, 4};
-  engine.submit({{1, engine.add_trunk(ids, 4, 0, nullptr), 4, {}, tokens}});
-  const BranchResult own = drain(engine).at(1);
-  ids.insert(ids.end(), own.token_ids.begin(), own.token_ids.end());
-  return ids;
-}
-
-TEST_CASE("memory: no branch fails or waits for room that only a draft wants") {
-  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
-  const std::vector<int32_t> ids = own_text(model, 120);  // two pages
-  RolloutEngine sized(model, 1, {});
-  sized.add_trunk({1}, 1, 0, nullptr);
-  const int64_t page = sized.used_bytes();
-  for (const int64_t branches : {1, 2}) {
-    RolloutEngine engine(model, {2, {}, (2 + branches) * page});
-    const int64_t trunk = engine.add_trunk(ids, 4, 0, nullptr);
-    std::vector<BranchSpec> specs;
-    for (int64_t i = 0; i < branches; ++i) {
-      BranchSpec spec{i, trunk, 4, {ids[4]}, 119};
-      spec.draft = true;
-      specs.push_back(spec);
-    }
-    engine.submit(specs);
-    // A page holds 64 positions, and what is decoded last has none.
-    int64_t decoded = 0, accepted = 0;
-    while (decoded < 62 * branches) {
-      const cft::StepResult step = engine.step(1);
-      CHECK(step.active == branches);
-      CHECK(step.waiting == 0);
-      decoded += static_cast<int64_t>(step.tokens.size());
-      accepted += step.accepted;
-      REQUIRE(step.steps == 1);
-    }
-    CHECK(accepted > 20);
-  }
-}
-
-TEST_CASE("memory: tokens that were decoded before it ran out are told") {
-  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
-  const std::vector<int32_t> ids = own_text(model, 120);
-  RolloutEngine sized(model, 1, {});
-  sized.add_trunk({1}, 1, 0, nullptr);
-  const int64_t page = sized.used_bytes();
-  RolloutEngine engine(model, {1, {}, 4 * page});
-  const int64_t held = engine.add_trunk({1, 2}, 2, 0, nullptr);
-  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
-  const int64_t another = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
-  engine.submit({{1, trunk, 4, {}, 120}});
-  std::vector<int32_t> told;
-  const auto note = [&](const cft::StepResult& step) {
-    told.insert(told.end(), step.tokens.begin(), step.tokens.end());
-  };
-  note(engine.step(1000));
-  CHECK(told.size() == 64);
-  CHECK_THROWS_WITH_AS(engine.step(1000), doctest::Contains("no room"), cft::Error);
-  CHECK_THROWS_WITH_AS(engine.step(1000), doctest::Contains("no room"), cft::Error);
-  // Whoever gives back trunks may go on.
-  engine.release_trunk(held);
-  engine.release_trunk(another);
-  const cft::StepResult rest = engine.step(1000);
-  note(rest);
-  REQUIRE(rest.finished.size() == 1);
-  CHECK(told == rest.finished[0].token_ids);
-  CHECK(told == std::vector<int32_t>(ids.begin() + 4, ids.end()));
-}
-
-TEST_CASE("memory: a branch that does not fit alone makes way for one that goes first") {
-  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
-  RolloutEngine sized(model, 1, {});
-  sized.add_trunk({1}, 1, 0, nullptr);
-  for (const int64_t max_steps : {1, 1000}) {
-    RolloutEngine engine(model, {1, {}, 3 * sized.used_bytes()});
-    const int64_t first = engine.add_trunk({1, 2}, 2, 0, nullptr);
-    const int64_t second = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
-    BranchSpec late{2, second, 4, {}, 100};
-    late.priority = 2;
-    engine.submit({late});
-    std::vector<int32_t> told;
-    while (told.size() < 64) {
-      const cft::StepResult step = engine.step(1);
-      told.insert(told.end(), step.tokens.begin(), step.tokens.end());
-    }
-    // What the first trunk's verdicts ask for comes after it has begun.
-    BranchSpec early{1, first, 2, {5}, 10};
-    early.priority = 1;
-    engine.submit({early});
-    Results results;
-    for (int calls = 0; calls < 200 && results.size() < 2; ++calls) {
-      const cft::StepResult step = engine.step(max_steps);
-      for (size_t i = 0; i < step.tokens.size(); ++i)
-        if (step.token_branches[i] == 2) told.push_back(step.tokens[i]);
-      for (const BranchResult& branch : step.finished) {
-        results[branch.id] = branch;
-        if (branch.id == 1) engine.release_trunk(first);
-      }
-    }
-    REQUIRE(results.size() == 2);
-    CHECK(results.at(1).token_ids.size() == 10);
-    CHECK(results.at(2).token_ids == told);
-    const std::vector<int32_t> ids = own_text(model, 100);
-    CHECK(told == std::vector<int32_t>(ids.begin() + 4, ids.end()));
-  }
-}
-
-TEST_CASE("memory: a cancelled branch is in no new trunk's way") {
-  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
-  RolloutEngine sized(model, 1, {});
-  sized.add_trunk({1}, 1, 0, nullptr);
-  RolloutEngine engine(model, {1, {}, 3 * sized.used_bytes()});
-  const int64_t trunk = engine.add_trunk({1, 2}, 2, 0, nullptr);
-  engine.submit({{1, trunk, 2, {}, 50}});
-  CHECK(engine.step(3).active == 1);
-  engine.cancel({1});
-  engine.release_trunk(trunk);
-  CHECK_NOTHROW(engine.add_trunk(some_ids(180, 67), 180, 0, nullptr));  // three pages
 }
 
 TEST_CASE("branches of lower priority numbers go first, equal ones in the order of submission") {

@@ -221,12 +221,23 @@ TEST_CASE("emulated device loop: a cancelled branch is in no new trunk's way") {
   CHECK_NOTHROW(engine.add_trunk(std::vector<int32_t>(190, 5), 190, 0, nullptr));
 }
 
-TEST_CASE("emulated device loop: a branch that does not fit alone makes way for one that goes first") {
+// Room for 60 positions, 20 of which a trunk holds that no branch needs.
+struct HeldMemory {
   Model model = kEmulated.model(Structure::kLlama);
-  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
-  RolloutEngine engine(model, {1, {}, 60 * position, false, kEmulated.parts(model)});
-  const int64_t held = engine.add_trunk(std::vector<int32_t>(20, 7), 20, 0, nullptr);
-  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  RolloutEngine engine{model,
+                       {1,
+                        {},
+                        60 * cft::KvLayout(model.config(), at::kFloat).position_bytes(),
+                        false,
+                        kEmulated.parts(model)}};
+  const std::pair<int64_t, int64_t> trunks{engine.add_trunk(std::vector<int32_t>(20, 7), 20, 0, nullptr),
+                                           engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr)};
+};
+
+TEST_CASE("emulated device loop: a branch that does not fit alone makes way for one that goes first") {
+  HeldMemory memory;
+  const auto& [held, trunk] = memory.trunks;
+  RolloutEngine& engine = memory.engine;
   BranchSpec late{2, trunk, 4, {}, 50};
   late.priority = 2;
   engine.submit({late});
@@ -248,11 +259,9 @@ TEST_CASE("emulated device loop: a branch that does not fit alone makes way for 
 }
 
 TEST_CASE("emulated device loop: tokens that were decoded before memory ran out are told") {
-  Model model = kEmulated.model(Structure::kLlama);
-  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
-  RolloutEngine engine(model, {1, {}, 60 * position, false, kEmulated.parts(model)});
-  const int64_t held = engine.add_trunk(std::vector<int32_t>(20, 7), 20, 0, nullptr);
-  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  HeldMemory memory;
+  const auto& [held, trunk] = memory.trunks;
+  RolloutEngine& engine = memory.engine;
   engine.submit({{1, trunk, 4, {}, 50}});
   std::vector<int32_t> told;
   bool refused = false;
