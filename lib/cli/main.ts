@@ -7,4 +7,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
+// When the event loop is empty, Node takes its signal handlers away before the process has ended, and a Ctrl-C that
+// falls into the tenth of a second in which libtorch is unloaded would make a finished run look killed. An exit from
+// here on leaves them in place; all output is written by then.
+process.once('exit', (code) => process.exit(code));
+
 process.exitCode = await runProgram(process.argv.slice(2));

@@ -222,3 +222,19 @@ test('evaluation questions that are trained on are counted, and Ctrl-C in the la
   t.is(result.signal, null, result.stderr);
   t.true(result.status === 0 || result.status === 130, String(result.status));
 });
+
+test('Ctrl-C while a finished command unloads does not make it look killed', async (t) => {
+  t.timeout(120_000);
+  // Nothing tells from outside when the event loop is empty: a few moments after the last output all lie around it.
+  for (const milliseconds of [0, 10, 25, 40, 60]) {
+    let sent = false;
+    const result = await runCli(['generate', 'x', '--model', tinyModel, '--raw', '--max-new-tokens', '2'], {
+      onOutput: (_, child) => {
+        if (!sent) setTimeout(() => child.kill('SIGINT'), milliseconds);
+        sent = true;
+      },
+    });
+    t.is(result.signal, null, `${milliseconds} ms: ${result.stderr}`);
+    t.true(result.status === 0 || result.status === 130, String(result.status));
+  }
+});
