@@ -211,11 +211,8 @@ test('evaluation questions that are trained on are counted, and Ctrl-C in the la
     '--epochs',
     '1',
   ];
-  let sent = false;
   const result = await runCli([...args, '--eval-data', data, '--max-new-tokens', '2', '--json'], {
-    onOutput: (stdout, child) => {
-      if (stdout.includes('"stage":"report"') && !sent) sent = child.kill('SIGINT');
-    },
+    signalAt: { signal: 'SIGINT', pattern: /"stage":"report"/ },
   });
   const warning = jsonEvents(result.stdout).find(({ type }) => type === 'warning');
   t.regex(String(warning?.message), /^1 of 2 evaluation questions are trained on as well/);

@@ -12,13 +12,11 @@ async function interrupted(
 ): Promise<{ result: CliResult; output: string }> {
   t.timeout(300_000);
   const output = join(temporaryFolder(t), 'run');
-  let left = times;
+  const pattern = /"type":"progress","stage":"rollouts"/;
+  // Two at once could be taken for one by the system.
+  const delays = Array.from({ length: times }, (_, i) => 20 * i);
   const result = await runCli(['annotate', '--limit', '40', '--output', output, '--json'], {
-    onOutput: (stdout, child) => {
-      if (!/"type":"progress","stage":"rollouts"/.test(stdout)) return;
-      // Two at once could be taken for one by the system.
-      for (; left > 0; left--) setTimeout(() => child.kill('SIGINT'), 20 * (times - left));
-    },
+    signalAt: { signal: 'SIGINT', pattern, delays },
   });
   return { result, output };
 }

@@ -106,9 +106,7 @@ test('killed with -9 in each stage and resumed: the same annotations and weights
   ];
   for (const moment of moments) {
     const result = await runCli(demoArgs(folder, 'killed', ...more, '--resume'), {
-      onOutput: (stdout, child) => {
-        if (new RegExp(moment).test(stdout)) child.kill('SIGKILL');
-      },
+      signalAt: { signal: 'SIGKILL', pattern: new RegExp(moment) },
     });
     t.is(result.signal, 'SIGKILL', `${moment} was not seen: ${result.stderr}`);
   }

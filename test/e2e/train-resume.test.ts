@@ -67,9 +67,11 @@ for (const [name, weights, ...flags] of [
       t.true(attempt < 12, 'no progress');
       const steps = 2 + ((attempt * 7) % 4);
       const result = await runCli(trainArgs(folder, 'killed', ...flags, '--resume'), {
-        onOutput: (stdout, child) => {
-          if (stdout.split('"type":"step"').length - 1 >= steps)
-            setTimeout(() => child.kill('SIGKILL'), (attempt * 13) % 40);
+        signalAt: {
+          signal: 'SIGKILL',
+          pattern: /"type":"step"/,
+          times: steps,
+          delays: [(attempt * 13) % 40],
         },
       });
       if (result.signal === 'SIGKILL') kills++;
@@ -102,15 +104,11 @@ test('killed with -9 at random moments, resumed, the same bytes', async (t) => {
     const name = `killed-${run}`;
     // Until a run comes to its end: at some line that it prints, and up to 30 ms later.
     for (let ended = false; !ended; ) {
-      const line = kills < wanted ? 1 + random.integer(16) : Number.POSITIVE_INFINITY;
+      const line = kills < wanted ? 1 + random.integer(16) : 1e6;
       const delay = 30 * random.uniform();
-      let timer: NodeJS.Timeout | undefined;
       const result = await runCli(trainArgs(folder, name, ...flags, '--resume'), {
-        onOutput: (stdout, child) => {
-          if (stdout.split('\n').length > line) timer ??= setTimeout(() => child.kill('SIGKILL'), delay);
-        },
+        signalAt: { signal: 'SIGKILL', pattern: /\n/, times: line, delays: [delay] },
       });
-      clearTimeout(timer);
       if (result.signal === 'SIGKILL') kills++;
       else {
         t.is(result.status, 0, result.stderr);
@@ -128,9 +126,7 @@ test('a checkpoint that cannot be written ends the run by name; the one before i
   const folder = temporaryFolder(t);
   const expected = await undisturbed(t, folder, 'model.safetensors');
   await runCli(trainArgs(folder, 'full'), {
-    onOutput: (stdout, child) => {
-      if (/"type":"checkpoint"[^\n]*"step":4,/.test(stdout)) child.kill('SIGKILL');
-    },
+    signalAt: { signal: 'SIGKILL', pattern: /"type":"checkpoint"[^\n]*"step":4,/ },
   });
   const sizeOf = (step: number) =>
     statSync(join(folder, `full/checkpoints/step-${step}/trainer.safetensors`)).size;
@@ -156,9 +152,7 @@ test('with other threads a run goes on only where that is asked for', async (t) 
   t.timeout(300_000);
   const folder = temporaryFolder(t);
   await runCli(trainArgs(folder, 'run'), {
-    onOutput: (stdout, child) => {
-      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
-    },
+    signalAt: { signal: 'SIGKILL', pattern: /"type":"checkpoint"/ },
   });
   const other = ['--resume', '--threads', '2'];
   const refused = await runCli(trainArgs(folder, 'run', ...other));
@@ -177,14 +171,8 @@ test('Ctrl-C saves a checkpoint, says how to go on and exits with 130; resumed, 
   t.timeout(300_000);
   const folder = temporaryFolder(t);
   const expected = await undisturbed(t, folder, 'model.safetensors');
-  let sent = false;
   const args = trainArgs(folder, 'stopped');
-  const result = await runCli(args, {
-    onOutput: (stdout, child) => {
-      if (!sent && stdout.includes('"type":"step"')) child.kill('SIGINT');
-      sent ||= stdout.includes('"type":"step"');
-    },
-  });
+  const result = await runCli(args, { signalAt: { signal: 'SIGINT', pattern: /"type":"step"/ } });
   t.is(result.status, 130, result.stderr);
   t.regex(result.stderr, /npx cft-native train .*--output .*stopped --resume/);
   t.is(readJson<{ status: string }>(join(folder, 'stopped/run.json')).status, 'interrupted');
@@ -221,9 +209,7 @@ test('a damaged checkpoint is passed over with a word, and the end is the same',
   const folder = temporaryFolder(t);
   const expected = await undisturbed(t, folder, 'model.safetensors');
   await runCli(trainArgs(folder, 'damaged'), {
-    onOutput: (stdout, child) => {
-      if (/"type":"step"[^\n]*"step":7,/.test(stdout)) child.kill('SIGKILL');
-    },
+    signalAt: { signal: 'SIGKILL', pattern: /"type":"step"[^\n]*"step":7,/ },
   });
   const steps = [2, 4, 6, 8, 10, 12, 14].filter((step) =>
     existsSync(join(folder, `damaged/checkpoints/step-${step}`)),
@@ -246,9 +232,7 @@ test('annotations may lie elsewhere when a run goes on: their content counts, to
   const folder = temporaryFolder(t);
   const expected = await undisturbed(t, folder, 'model.safetensors');
   const stopped = await runCli(trainArgs(folder, 'run'), {
-    onOutput: (stdout, child) => {
-      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
-    },
+    signalAt: { signal: 'SIGKILL', pattern: /"type":"checkpoint"/ },
   });
   t.is(stopped.signal, 'SIGKILL');
   const resumeWith = (annotations: string) => {
@@ -278,9 +262,7 @@ test('with other kernels a run goes on only where that is asked for', async (t) 
   const env = { CFT_CPU_KERNELS: 'generic' };
   await runCli(trainArgs(folder, 'run'), {
     env,
-    onOutput: (stdout, child) => {
-      if (stdout.includes('"type":"checkpoint"')) child.kill('SIGKILL');
-    },
+    signalAt: { signal: 'SIGKILL', pattern: /"type":"checkpoint"/ },
   });
   const own = await runCli(trainArgs(folder, 'run', '--resume'));
   const { cpuKernels } = loadAddon().info();
