@@ -6,6 +6,7 @@
 
 #include "core/errors.h"
 #include "core/measure/packed_products.h"
+#include "core/ops/cpu/product.h"
 #include "core/ops/lanes.h"
 #ifdef CFT_CUDA
 #include <c10/cuda/CUDAStream.h>
@@ -90,8 +91,14 @@ GemmLimit time_steps(const Model& model, const std::vector<Inputs>& lanes, int64
 }
 
 // y = x W^T, dx = dy W and dW += dy^T x.
-void train_product(const at::Tensor& weight, int64_t rows) {
+void train_product(const at::Tensor& weight, int64_t rows, bool own) {
   const at::Tensor x = at::full({rows, weight.size(1)}, 0.5, weight.options());
+  if (own) {
+    const at::Tensor y = cpu::multiply(x, weight.t());
+    cpu::multiply(y, weight);
+    cpu::multiply(y.t(), x);
+    return;
+  }
   const at::Tensor y = at::linear(x, weight);
   at::mm(y, weight);
   at::Tensor sum = at::empty_like(weight);
@@ -124,17 +131,23 @@ GemmLimit train_gemm_limit(const Model& model, int64_t rows, int64_t head_rows, 
       product(std::max<int64_t>(1, count / lanes));
     });
   };
-  const auto [layer, steps] = timed([&] {
-    shared(
-        [&](int64_t count) {
-          for (const at::Tensor& weight : weights) train_product(weight, count);
-        },
-        rows);
-  });
-  const auto [head_seconds, head_steps] =
-      timed([&] { shared([&](int64_t count) { train_product(head, count); }, head_rows); });
-  const double step = static_cast<double>(model.config().layers) * layer + head_seconds;
-  return {static_cast<double>(rows) / step, std::min(steps, head_steps), "at::linear, at::mm, at::addmm"};
+  const auto limit = [&](bool own, const char* kernel) -> GemmLimit {
+    const auto [layer, steps] = timed([&] {
+      shared(
+          [&](int64_t count) {
+            for (const at::Tensor& weight : weights) train_product(weight, count, own);
+          },
+          rows);
+    });
+    const auto [head_seconds, head_steps] =
+        timed([&] { shared([&](int64_t count) { train_product(head, count, own); }, head_rows); });
+    const double step = static_cast<double>(model.config().layers) * layer + head_seconds;
+    return {static_cast<double>(rows) / step, std::min(steps, head_steps), kernel};
+  };
+  const GemmLimit library = limit(false, "at::linear, at::mm, at::addmm");
+  if (!model.device().is_cpu() || !cpu::multiplies_itself()) return library;
+  const GemmLimit own = limit(true, "packed panels");
+  return own.tokens_per_second > library.tokens_per_second ? own : library;
 }
 
 GemmLimit gemm_limit(Model& model, int64_t rows, double seconds) {

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/ops/cpu/product.h"
 #include "core/ops/cpu/train_kernels.h"
 
 namespace cft {
@@ -87,6 +88,10 @@ void Gradients::add_product(const at::Tensor& leaf, const at::Tensor& a, const a
   } else if (half) {
     const at::Tensor product = at::mm(a.to(at::kBFloat16).t(), b.to(at::kBFloat16));
     written ? sum->add_(product) : sum->copy_(product);
+  } else if (a.is_cpu()) {
+    const int64_t rows = a.size(1), columns = b.size(1);
+    cpu::multiply(cpu::view_of(a.t()), cpu::view_of(b), rows, a.size(0), columns,
+                  sum->mutable_data_ptr<float>(), columns, written);
   } else {
     at::addmm_out(*sum, *sum, a.t(), b, written ? 1 : 0);
   }

@@ -1,7 +1,7 @@
 #include "core/train/linears.h"
 
+#include "core/ops/cpu/product.h"
 #include "core/ops/cpu/rows.h"
-#include "core/ops/cpu/train_kernels.h"
 
 namespace cft {
 namespace {
@@ -25,7 +25,7 @@ Linears::Linears(const Model& model, const Adapter* adapter, std::optional<uint6
 
 at::Tensor Linears::multiply(const at::Tensor& a, const at::Tensor& b) const {
   if (half_products_) return at::mm(a.to(at::kBFloat16), b).to(at::kFloat);
-  return at::mm(a, b.to(at::kFloat));
+  return cpu::multiply(a, b);
 }
 
 const Adapter::Module* Linears::module(const Linear& linear) const {

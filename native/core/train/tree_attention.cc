@@ -8,13 +8,15 @@
 #include <functional>
 #include <numeric>
 
+#include "core/ops/cpu/product.h"
 #include "core/ops/cpu/train_kernels.h"
 
 namespace cft {
 namespace {
 
-// Queries of one block: its scores stay in the second-level cache up to some hundred keys.
-constexpr int64_t kQueryBlock = 128;
+// Queries of one block: its scores stay in the second-level cache up to some hundred keys. Half of the square
+// of a block and its own keys is computed in vain; libtorch's products are slow for fewer rows.
+int64_t query_block() { return cpu::multiplies_itself() ? 48 : 128; }
 
 // One segment and one key head.
 struct Task {
@@ -30,8 +32,9 @@ void for_blocks(const TreeAttention& a, const TreeSegment& s, const F& f) {
   const int64_t first = a.selected_only ? s.first_query : s.first;
   const int64_t last = a.selected_only ? s.last_query : s.first + s.length;
   std::vector<int64_t> positions;
-  for (int64_t begin = first; begin < last; begin += kQueryBlock) {
-    const int64_t count = std::min(kQueryBlock, last - begin);
+  const int64_t block = query_block();
+  for (int64_t begin = first; begin < last; begin += block) {
+    const int64_t count = std::min(block, last - begin);
     positions.clear();
     for (int64_t i = begin; i < begin + count; ++i)
       positions.push_back(a.tree.positions[a.selected_only ? a.tree.query_rows[i] : i]);
@@ -88,6 +91,15 @@ at::Tensor path_rows(const PrefixTree& tree, const TreeSegment& s, const at::Ten
   return at::cat(pieces, 0);
 }
 
+// From row `row` and column `column` of x on.
+cpu::MatrixView block_of(const at::Tensor& x, int64_t row, int64_t column) {
+  return {x.const_data_ptr<float>() + row * x.stride(0) + column, x.stride(0), 1};
+}
+
+float* place_of(const at::Tensor& x, int64_t row, int64_t column) {
+  return x.mutable_data_ptr<float>() + row * x.stride(0) + column;
+}
+
 }  // namespace
 
 at::Tensor TreeAttention::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -100,19 +112,20 @@ at::Tensor TreeAttention::forward(const at::Tensor& q, const at::Tensor& k, cons
   run_tasks(tasks_of(*this), [&](const Task& task) {
     const at::Tensor keys = path_rows(tree, *task.segment, k, task.kv_head, d);
     const at::Tensor values = path_rows(tree, *task.segment, v, task.kv_head, d);
-    for_blocks(*this, *task.segment,
-               [&](int64_t first, int64_t count, int64_t visible, const int64_t* positions) {
-                 const at::Tensor block_keys = keys.narrow(0, 0, visible).t(),
-                                  block_values = values.narrow(0, 0, visible);
-                 for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-                   at::Tensor scores = at::mm(q.narrow(0, first, count).narrow(1, h * d, d), block_keys);
-                   kernels.causal_softmax(scores.mutable_data_ptr<float>(),
-                                          {count, visible, positions, window, scale},
-                                          log_sums.mutable_data_ptr<float>() + h * q.size(0) + first);
-                   at::Tensor place = out.narrow(0, first, count).narrow(1, h * d, d);
-                   at::mm_out(place, scores, block_values);
-                 }
-               });
+    const int64_t length = keys.size(0);
+    const cpu::SharedFactor keys_across(cpu::view_of(keys.t()), d, length),
+        value_rows(cpu::view_of(values), length, d);
+    std::vector<float> scores(query_block() * length);
+    for_blocks(
+        *this, *task.segment, [&](int64_t first, int64_t count, int64_t visible, const int64_t* positions) {
+          for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
+            keys_across.multiply(block_of(q, first, h * d), count, d, visible, scores.data(), visible, false);
+            kernels.causal_softmax(scores.data(), {count, visible, positions, window, scale},
+                                   log_sums.mutable_data_ptr<float>() + h * q.size(0) + first);
+            value_rows.multiply({scores.data(), visible, 1}, count, visible, d, place_of(out, first, h * d),
+                                out.stride(0), false);
+          }
+        });
   });
   return out;
 }
@@ -143,25 +156,30 @@ void TreeAttention::backward(const at::Tensor& q, const at::Tensor& k, const at:
       return x.narrow(1, task.kv_head * d, d).narrow(0, s.first, s.length);
     };
     const bool root = s.parent < 0;
-    at::Tensor key_sums = root ? own(d_k) : at::zeros_like(keys),
-               value_sums = root ? own(d_v) : at::zeros_like(keys);
+    const at::Tensor key_sums = root ? own(d_k) : at::zeros_like(keys),
+                     value_sums = root ? own(d_v) : at::zeros_like(keys);
+    const int64_t length = keys.size(0);
+    const cpu::SharedFactor keys_across(cpu::view_of(keys.t()), d, length),
+        values_across(cpu::view_of(values.t()), d, length), key_rows(cpu::view_of(keys), length, d);
+    std::vector<float> scores(query_block() * length), gradients(query_block() * length);
     for_blocks(*this, s, [&](int64_t first, int64_t count, int64_t visible, const int64_t* positions) {
-      const at::Tensor block_keys = keys.narrow(0, 0, visible), block_values = values.narrow(0, 0, visible);
-      at::Tensor key_block = key_sums.narrow(0, 0, visible), value_block = value_sums.narrow(0, 0, visible);
+      // (visible, count), as the other factor of sums over queries
+      const cpu::MatrixView scores_across{scores.data(), 1, visible},
+          gradients_across{gradients.data(), 1, visible};
       for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-        const at::Tensor queries = q.narrow(0, first, count).narrow(1, h * d, d);
-        const at::Tensor slopes = d_out.narrow(0, first, count).narrow(1, h * d, d);
-        at::Tensor scores = at::mm(queries, block_keys.t());
-        at::Tensor gradients = at::mm(slopes, block_values.t());
+        const cpu::MatrixView queries = block_of(q, first, h * d), slopes = block_of(d_out, first, h * d);
+        keys_across.multiply(queries, count, d, visible, scores.data(), visible, false);
+        values_across.multiply(slopes, count, d, visible, gradients.data(), visible, false);
         const int64_t offset = h * q.size(0) + first;
-        kernels.causal_softmax_backward(scores.mutable_data_ptr<float>(), gradients.mutable_data_ptr<float>(),
-                                        {count, visible, positions, window, scale},
-                                        log_sums.const_data_ptr<float>() + offset,
-                                        deltas.const_data_ptr<float>() + offset);
-        value_block.addmm_(scores.t(), slopes);
-        key_block.addmm_(gradients.t(), queries);
-        at::Tensor place = d_q.narrow(0, first, count).narrow(1, h * d, d);
-        at::mm_out(place, gradients, block_keys);
+        kernels.causal_softmax_backward(
+            scores.data(), gradients.data(), {count, visible, positions, window, scale},
+            log_sums.const_data_ptr<float>() + offset, deltas.const_data_ptr<float>() + offset);
+        cpu::multiply(scores_across, slopes, visible, count, d, value_sums.mutable_data_ptr<float>(),
+                      value_sums.stride(0), true);
+        cpu::multiply(gradients_across, queries, visible, count, d, key_sums.mutable_data_ptr<float>(),
+                      key_sums.stride(0), true);
+        key_rows.multiply({gradients.data(), visible, 1}, count, visible, d, place_of(d_q, first, h * d),
+                          d_q.stride(0), false);
       }
     });
     if (root) return;

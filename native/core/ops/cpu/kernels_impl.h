@@ -5,39 +5,11 @@
 
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/softmax_sums.h"
+#include "core/ops/cpu/tiles.h"
 #include "core/ops/cpu/vectors.h"
 
 namespace cft::cpu {
 namespace {
-
-constexpr int64_t kPanel = 2 * kWidth;
-
-// c[r][0..2w) = sum over k of a[r][k] * b[k][0..2w), each element one chain over k from its present value
-// (kFrom) or from zero.
-template <int kRows, bool kFrom, class Element>
-CFT_INLINE void multiply(const float* a, int64_t a_stride, const Element* b, int64_t b_stride, int64_t count,
-                         float* c, int64_t c_stride) {
-  Vec sums[kRows][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    sums[r][0] = kFrom ? load(c + r * c_stride) : zero();
-    sums[r][1] = kFrom ? load(c + r * c_stride + kWidth) : zero();
-  }
-  for (int64_t k = 0; k < count; ++k) {
-    const Vec low = load(b + k * b_stride), high = load(b + k * b_stride + kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = all(a[r * a_stride + k]);
-      sums[r][0] = fma(x, low, sums[r][0]);
-      sums[r][1] = fma(x, high, sums[r][1]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    store(c + r * c_stride, sums[r][0]);
-    store(c + r * c_stride + kWidth, sums[r][1]);
-  }
-}
 
 // Few rows leave the multiply-add units idle while a chain waits for itself: two panels side by side.
 template <int kRows, bool kFrom, class Element>
@@ -70,35 +42,6 @@ CFT_INLINE void multiply_two(const float* a, int64_t a_stride, const Element* b,
     store(c2 + r * c_stride, sums[r][2]);
     store(c2 + r * c_stride + kWidth, sums[r][3]);
   }
-}
-
-template <bool kFrom, class Element>
-void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const Element* b, int64_t b_stride,
-                   int64_t count, float* c, int64_t c_stride) {
-#define CFT_CASE(n) \
-  case n:           \
-    return multiply<(n < kTile ? n : kTile), kFrom>(a, a_stride, b, b_stride, count, c, c_stride)
-  switch (rows) {
-    CFT_CASE(1);
-    CFT_CASE(2);
-    CFT_CASE(3);
-    CFT_CASE(4);
-#if defined(__AVX2__) || defined(__AVX512F__)
-    CFT_CASE(5);
-    CFT_CASE(6);
-#endif
-#if defined(__AVX512F__)
-    CFT_CASE(7);
-    CFT_CASE(8);
-    CFT_CASE(9);
-    CFT_CASE(10);
-    CFT_CASE(11);
-    CFT_CASE(12);
-#endif
-    default:
-      __builtin_unreachable();
-  }
-#undef CFT_CASE
 }
 
 CFT_INLINE void find_best(const float* values, int64_t count, int64_t first, Best* best) {
@@ -246,8 +189,8 @@ void scores_few(const float* queries, int64_t query_stride, const float* keys, i
                                scores + (p + 1) * kPanel, score_stride);
   }
   if (p < panels) {
-    multiply<kRows, false>(queries, query_stride, keys + p * dim * kPanel, kPanel, dim, scores + p * kPanel,
-                           score_stride);
+    multiply<kRows, false, false>(queries, query_stride, keys + p * dim * kPanel, kPanel, dim,
+                                  scores + p * kPanel, score_stride);
   }
 }
 
@@ -270,7 +213,7 @@ void add_values_few(const float* p, int64_t p_stride, const float* values, int64
     multiply_two<kRows, true>(p, p_stride, values + d, values + d + kPanel, width, count, out + d,
                               out + d + kPanel, out_stride);
   }
-  if (d < width) multiply<kRows, true>(p, p_stride, values + d, width, count, out + d, out_stride);
+  if (d < width) multiply<kRows, true, false>(p, p_stride, values + d, width, count, out + d, out_stride);
 }
 
 void add_values(const float* p, int64_t p_stride, int64_t rows, const float* values, int64_t count,

@@ -34,8 +34,39 @@ struct AdamWTask {
   uint32_t first_index = 0;   // of this stretch in its parameter
 };
 
+// Element (i, j) of a matrix is data[i * row_stride + j * column_stride], fp32 or (half) bf16.
+struct MatrixView {
+  const void* data = nullptr;
+  int64_t row_stride = 0, column_stride = 0;
+  bool half = false;
+};
+
+// c (rows, columns) = or (add) += a (rows, depth) times B (depth, columns) in panels. Each element is one
+// chain of multiply-adds over the depth in ascending order, from zero or from what is there.
+struct ProductTask {
+  MatrixView a;  // fp32
+  const float* panels = nullptr;
+  int64_t panel_stride = 0;  // floats from one panel to the next
+  int64_t rows = 0, depth = 0, columns = 0;
+  float* c = nullptr;
+  int64_t c_stride = 0;
+  bool add = false;
+  float* scratch = nullptr;  // product_scratch(depth) floats, where a's columns are not adjacent
+};
+
+constexpr int64_t kProductBlockBytes = 192 * 1024;  // of rows that share the second-level cache
+constexpr int64_t product_scratch(int64_t depth) {
+  const int64_t few = 48 * depth, block = kProductBlockBytes / 4;
+  return few > block ? few : block;
+}
+
 struct TrainKernels {
   const char* name;
+  int64_t panel;  // columns of a panel: two vectors
+  // B (depth, columns) as panels [depth][panel], the last one padded with zeros.
+  void (*pack_panels)(const MatrixView& b, int64_t depth, int64_t columns, float* panels,
+                      int64_t panel_stride);
+  void (*multiply_panels)(const ProductTask&);
   // y = x * inverse * weight with inverse = 1 / rms(x) of each row of n, which is kept in `inverse` (rows).
   void (*rms_norm)(const float* x, const float* weight, float* y, float* inverse, int64_t rows, int64_t n,
                    float eps);

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/ops/cpu/product_impl.h"
 #include "core/ops/cpu/softmax_sums.h"
 #include "core/ops/cpu/train_kernels.h"
 #include "core/ops/cpu/vectors.h"
@@ -242,13 +243,6 @@ double sum_of_squares(const float* x, int64_t count) {
   return sum;
 }
 
-CFT_INLINE float widen(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 CFT_INLINE uint16_t round_nearest(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -292,10 +286,10 @@ void adamw(const AdamWTask& t) {
     const int64_t lanes = t.count - i < kWidth ? t.count - i : kWidth;
     for (int64_t k = 0; k < kWidth; ++k) {
       const bool in = k < lanes;
-      w[k] = !in ? 0.0f : t.weight != nullptr ? t.weight[i + k] : widen(t.half_weight[i + k]);
+      w[k] = !in ? 0.0f : t.weight != nullptr ? t.weight[i + k] : widened(t.half_weight[i + k]);
       g[k] = in ? t.gradient[i + k] * t.gradient_scale : 0.0f;
-      ms[k] = !in ? 0.0f : t.m != nullptr ? t.m[i + k] : widen(t.half_m[i + k]);
-      vs[k] = !in ? 0.0f : t.v != nullptr ? t.v[i + k] : widen(t.half_v[i + k]);
+      ms[k] = !in ? 0.0f : t.m != nullptr ? t.m[i + k] : widened(t.half_m[i + k]);
+      vs[k] = !in ? 0.0f : t.v != nullptr ? t.v[i + k] : widened(t.half_v[i + k]);
     }
     Vec m = load(ms), v = load(vs);
     store(w, update(t, load(w), load(g), m, v));
@@ -319,9 +313,21 @@ void adamw(const AdamWTask& t) {
 }
 
 constexpr TrainKernels make_train_kernels(const char* name) {
-  return {name,          rms_norm,        rms_norm_again, rms_norm_backward,
-          swiglu,        swiglu_backward, causal_softmax, causal_softmax_backward,
-          cross_entropy, token_scores,    dropout,        sum_of_squares,
+  return {name,
+          kPanel,
+          pack_panels,
+          multiply_panels,
+          rms_norm,
+          rms_norm_again,
+          rms_norm_backward,
+          swiglu,
+          swiglu_backward,
+          causal_softmax,
+          causal_softmax_backward,
+          cross_entropy,
+          token_scores,
+          dropout,
+          sum_of_squares,
           adamw};
 }
 
