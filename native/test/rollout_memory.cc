@@ -159,3 +159,21 @@ TEST_CASE("memory: a cancelled branch is in no new trunk's way") {
   engine.release_trunk(trunk);
   CHECK_NOTHROW(engine.add_trunk(some_ids(180, 67), 180, 0, nullptr));  // three pages
 }
+
+TEST_CASE("memory: a new trunk leaves room for the next branch of one that is between two of them") {
+  Model model = cft_test::random_model(cft_test::Structure::kQwen2);
+  RolloutEngine engine(model, {1, {}, 4 * page_bytes(model)});
+  const int64_t first = engine.add_trunk({1, 2}, 2, 0, nullptr);
+  engine.submit({{1, first, 2, {}, 100}});  // two pages
+  CHECK(drain(engine).size() == 1);
+  // A verdict on that one will ask for another.
+  const int64_t second = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  CHECK_THROWS_WITH_AS(engine.add_trunk({1, 2, 4}, 3, 0, nullptr), doctest::Contains("no room"), cft::Error);
+  engine.submit({{2, first, 2, {5}, 100}});
+  CHECK(drain(engine).at(2).token_ids.size() == 100);
+  engine.release_trunk(first);
+  engine.release_trunk(second);
+  // Nothing is held: what was long once is in nobody's way.
+  CHECK_NOTHROW(engine.add_trunk(some_ids(100, 67), 100, 0, nullptr));
+  CHECK_NOTHROW(engine.add_trunk({1, 2}, 2, 0, nullptr));
+}

@@ -27,12 +27,12 @@ HostLoop::HostLoop(const Model& model, std::unique_ptr<Backend> backend, const E
       limit_(max_branches_) {}
 
 // Whether trunks leave branches what they need: a quarter of the memory, and room for the longest of them
-// when it is alone.
+// when it is alone. That counts branches that are done, too: a verdict on one may ask for the next on its
+// trunk.
 bool HostLoop::leaves_room() {
   if (backend_->used_bytes() > backend_->budget_bytes() / 4 * 3) return false;
-  int64_t longest = queue_.most_positions();
-  for (const Branch& branch : active_) longest = std::max(longest, branch.most_positions());
-  return backend_->reserve(*backend_->create_sequence(), longest);
+  longest_ = std::max(longest_, queue_.most_positions());
+  return backend_->reserve(*backend_->create_sequence(), longest_);
 }
 
 std::unique_ptr<KvSequence> HostLoop::prefill(const std::vector<int32_t>& tokens, int64_t score_from,
@@ -41,6 +41,7 @@ std::unique_ptr<KvSequence> HostLoop::prefill(const std::vector<int32_t>& tokens
   const int64_t length = static_cast<int64_t>(tokens.size());
   std::unique_ptr<KvSequence> kv = backend_->create_sequence();
   const bool first = backend_->used_bytes() == 0;
+  if (first) longest_ = 0;
   if (!backend_->reserve(*kv, length) || (!first && !leaves_room())) {
     kv.reset();  // not among what is in use
     throw Error("ERR_CFT_OUT_OF_MEMORY",
@@ -61,6 +62,7 @@ void HostLoop::admit(StepResult* result) {
   while (active_.size() < limit_) {
     std::optional<Branch> branch = queue_.next(result);
     if (!branch) return;
+    longest_ = std::max(longest_, branch->most_positions());
     active_.push_back(std::move(*branch));
   }
 }

@@ -39,7 +39,8 @@ class HostLoop : public DecodeLoop {
   const size_t max_branches_;
   BranchQueue& queue_;
   std::vector<Branch> active_;
-  size_t limit_;  // of active branches: below max_branches after memory was short
+  size_t limit_;         // of active branches: below max_branches after memory was short
+  int64_t longest_ = 0;  // most positions of a branch since memory was last empty
   std::vector<ForwardRow> rows_;
   std::vector<Span> spans_;
   ForwardOutput output_;
