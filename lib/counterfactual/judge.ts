@@ -49,7 +49,8 @@ export function judge(
 ): Judgement | Promise<Judgement> {
   let result: unknown;
   try {
-    result = verifier(text, { id, question, answer, tokenIds });
+    // Its own copy: what a verifier sorts or overwrites is recorded afterwards.
+    result = verifier(text, { id, question, answer, tokenIds: tokenIds.slice() });
   } catch (error) {
     throw failure(id, error);
   }

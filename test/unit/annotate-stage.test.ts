@@ -330,6 +330,19 @@ test('verifiers see text without special tokens, tokens without the end, and the
   t.is(new Set(seen).size, 6);
 });
 
+test('a verifier that overwrites its tokens changes no record', async (t) => {
+  const kept = await annotateToy(t);
+  const overwritten = await annotateToy(t, {
+    verifier: (_, { tokenIds }) => {
+      const right = isRight(tokenIds);
+      tokenIds.sort().fill(0, 1);
+      return right;
+    },
+  });
+  for (const name of ['responses.jsonl', 'annotations.jsonl'])
+    t.is(text(overwritten.folder, name), text(kept.folder, name));
+});
+
 test('what a verifier extracted is kept', async (t) => {
   const { annotations, folder } = await annotateToy(t, {
     verifier: (given, { tokenIds }) => ({ correct: isRight(tokenIds), extracted: given.slice(0, 2) }),
