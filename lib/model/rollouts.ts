@@ -73,6 +73,7 @@ export function checkRequests(
     const check = (place: string, found: unknown, good: boolean, expected: string): void =>
       expect('ERR_CFT_BAD_DATA', `request ${i}${place}`, found, good, expected);
     check('', request, isObject(request), 'an object');
+    checkOptionNames(request, ['tokenIds', 'branches'], `request ${i}`);
     const { branches } = request;
     const { length: size } = checkTokenIds(request.tokenIds, `request ${i}`, vocabSize);
     if (size === 0)

@@ -131,6 +131,11 @@ test('rollouts: what no model could continue is refused by request and branch, b
     'ERR_CFT_BAD_OPTION',
   );
   await badly(
+    { ...good, seed: 7 },
+    'unknown option "seed" for request 1; expected some of tokenIds, branches',
+    'ERR_CFT_BAD_OPTION',
+  );
+  await badly(
     { ...good, branches: [{ maxNewTokens: 1, forcedTokens: 7 }] },
     'request 1, branch 0, forcedTokens: expected a list of token ids, found 7',
   );
