@@ -251,11 +251,31 @@ class RolloutsRace {
     const sides = [this.#own, ...this.#peers];
     const pids = [process.pid, ...sides.map(({ side }) => side.pid)];
     for (const contestant of sides) {
-      const repeat = await contestant.repeat(round, pids);
+      const repeat =
+        contestant === this.#own
+          ? await contestant.repeat(round, pids)
+          : await this.#repeatOfPeer(contestant, round, pids);
+      if (repeat === undefined) continue;
       this.#tellRepeat(contestant.command.name, 'rollouts', repeat);
       if (contestant !== this.#own) continue;
       if (this.#given.case.kind === 'real') await this.#annotate(round, pids);
       await this.#timeGemm();
+    }
+  }
+
+  /** A peer that fails in mid-measurement leaves it, and is told; what the others took hours for is not lost. */
+  async #repeatOfPeer(peer: Contestant, round: number, pids: readonly number[]): Promise<Repeat | undefined> {
+    try {
+      return await peer.repeat(round, pids);
+    } catch (error) {
+      this.#given.signal?.throwIfAborted();
+      if (!(error instanceof CftError)) throw error;
+      peer.side.kill();
+      this.#peers = this.#peers.filter((other) => other !== peer);
+      const side = peer.command.name;
+      this.#absent.push({ side, reason: error.message });
+      this.#given.emit({ type: 'absent', side, reason: error.message, install: undefined });
+      return undefined;
     }
   }
 

@@ -121,6 +121,23 @@ for (const [manner, message] of [
   });
 }
 
+test.serial(
+  'a peer that fails in mid-measurement leaves it, and the rows of the others are kept',
+  async (t) => {
+    t.timeout(300_000);
+    const { events, result } = measure([fakePeer('late-crash'), fakePeer('empty')]);
+    const { rows, absent } = await result;
+    t.deepEqual(
+      rows.map(({ side }) => side),
+      ['cft-native', 'empty'],
+    );
+    t.is(absent.length, 1);
+    t.is(absent[0]!.side, 'late-crash');
+    t.regex(absent[0]!.reason, /ended in mid-measurement \(status 7\):\nthe reason why/);
+    t.true(events.some((event) => event.type === 'absent' && event.side === 'late-crash'));
+  },
+);
+
 test.serial('an aborted measurement ends its processes and rejects with the reason', async (t) => {
   t.timeout(300_000);
   const controller = new AbortController();

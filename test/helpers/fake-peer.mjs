@@ -1,6 +1,6 @@
 // A peer that decodes nothing: `node fake-peer.mjs <manner> job.json` answers as lib/bench/protocol.ts says.
-//   empty: every rollout ends at once; long: decodes past every budget; absent; crash: ends in mid-measurement;
-//   noise: prints what is no JSON; slow: ignores that its input was closed.
+//   empty: every rollout ends at once; long: decodes past every budget; absent; crash: ends in its first rollouts;
+//   late-crash: ends in mid-measurement; noise: prints what is no JSON; slow: ignores that its input was closed.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
@@ -13,9 +13,10 @@ if (manner === 'absent') {
   process.exit(0);
 }
 say({ type: 'ready', versions: { fake: '1.2.3' }, dtype: job.dtype, setting: manner, load_seconds: 0.25 });
+let requests = 0;
 for await (const line of createInterface({ input: process.stdin })) {
   const { count, results } = JSON.parse(line);
-  if (manner === 'crash') {
+  if (manner === 'crash' || (manner === 'late-crash' && ++requests === 2)) {
     console.error('the reason why');
     process.exit(7);
   }
