@@ -35,4 +35,6 @@ def decode(rollouts):
     return decoded
 
 
-serve(job, model, f"batch {BATCH}, sorted by length", decode, started)
+# With fewer rollouts, as with --peer-every, that is the batch.
+batch = min(BATCH, len(job["rollouts"]))
+serve(job, model, f"batch {batch}, sorted by length", decode, started)

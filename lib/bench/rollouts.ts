@@ -331,7 +331,8 @@ class RolloutsRace {
     const { rows, device } = this.#own.ready as RolloutsGreeting;
     for (const count of new Set([rows, ...(device === 'cpu' ? gemmRows.cpu : gemmRows.cuda)])) {
       const { tokensPerSecond, kernel } = await this.#own.side.ask<GemmReply>({ type: 'gemm', rows: count });
-      this.#gemmKernel = kernel;
+      // The limit that the share is of.
+      if (count === rows) this.#gemmKernel = kernel;
       this.#gemm.set(count, [...(this.#gemm.get(count) ?? []), tokensPerSecond]);
     }
     // A CPU's limit is its products' in the batch at hand; a GPU's is also told apart into rate and bandwidth.
