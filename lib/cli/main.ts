@@ -12,4 +12,16 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 // here on leaves them in place; all output is written by then.
 process.once('exit', (code) => process.exit(code));
 
+// A verifier whose promise nobody will ever settle keeps no process alive; unfinished work must not look done.
+let ended = false;
+process.once('beforeExit', () => {
+  if (ended) return;
+  process.stderr.write(
+    'cft-native: the work has not ended, but nothing is left to wait for: does a verifier return a promise that ' +
+      'never settles? What is done is on disk (--resume)\n',
+  );
+  process.exit(1);
+});
+
 process.exitCode = await runProgram(process.argv.slice(2));
+ended = true;

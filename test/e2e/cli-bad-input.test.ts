@@ -467,3 +467,13 @@ test('a full disk ends the run with a message and keeps the last checkpoint, fro
     readFileSync(join(folder, 'run/model/model.safetensors')),
   );
 });
+
+test('a verifier that never answers does not make an unfinished run look done', async (t) => {
+  const folder = temporaryFolder(t);
+  const verifier = join(folder, 'verifier.mjs');
+  writeFileSync(verifier, 'export default () => new Promise(() => {});\n');
+  const output = join(folder, 'run');
+  const result = await runCli(['annotate', '--limit', '2', '--verifier', verifier, '--output', output]);
+  checkMessage(t, result, 1, /the work has not ended.*a promise that never settles/);
+  t.false(existsSync(join(output, 'annotations.jsonl')));
+});
