@@ -60,6 +60,8 @@ export interface RunRecord {
   data?: DataIdentity;
   eval_data?: DataIdentity;
   options: Record<string, unknown>;
+  /** The command that goes on with the run, where a command line began it. */
+  resume_command?: string;
   versions: { cft_native: string; libtorch: string; node: string };
 }
 
@@ -77,6 +79,13 @@ const mayDiffer = new Set([
 export const packageVersion: string = (
   JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
+
+let commandLine: ((output: string) => string) | undefined;
+
+/** What the command line tells of itself, for run.json: the command that goes on with a run in a folder. */
+export function setResumeCommand(make: ((output: string) => string) | undefined): void {
+  commandLine = make;
+}
 
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
 const camelCase = (name: string): string => name.replace(/_([a-z])/g, (_, c: string) => c.toUpperCase());
@@ -205,6 +214,17 @@ function readRecord(path: string): RunRecord {
   return record as RunRecord;
 }
 
+/** How to go on with the run of a run.json: the command, where it holds one. */
+function resumeHint(path: string): string {
+  let command: unknown;
+  try {
+    command = readRecord(path).resume_command;
+  } catch {
+    // It is refused by name when it is resumed.
+  }
+  return typeof command === 'string' ? `"${command}"` : '--resume and the options that it was started with';
+}
+
 const kindOf = (device: string): string => device.split(':')[0] as string;
 const show = (value: unknown): string => (value === undefined ? 'absent' : JSON.stringify(value));
 
@@ -265,7 +285,7 @@ export class RunFolder implements Disposable {
       if (!resume || !isRun) {
         const some = `${names.sort().slice(0, 3).join(', ')}${names.length > 3 ? `, ... (${names.length})` : ''}`;
         const remedy = isRun
-          ? 'continue it with --resume or choose another --output'
+          ? `continue it with ${resumeHint(join(full, recordName))} or choose another --output`
           : 'choose another --output';
         const what = resume ? 'a run folder (with run.json) or an empty one' : 'an empty or missing folder';
         throw badOutput(`${path}: expected ${what}, found ${some}; ${remedy}`);
@@ -311,6 +331,7 @@ export class RunFolder implements Disposable {
       ...(data ? { data } : {}),
       ...(evalData ? { eval_data: evalData } : {}),
       options: optionsForFile(identity.options),
+      ...(commandLine ? { resume_command: commandLine(this.path) } : {}),
       versions: { cft_native: packageVersion, libtorch: identity.libtorch, node: process.version },
     };
     if (this.#record !== undefined) {
@@ -318,10 +339,12 @@ export class RunFolder implements Disposable {
       if (found.length > 0) {
         throw badOutput(
           `${this.path} holds a run that was started differently: ${found.join('; ')}. ` +
-            'Resume it with what it was started with, or choose another --output',
+            `Resume it with ${resumeHint(this.file(recordName))}, or choose another --output`,
         );
       }
       now.started = this.#record.started;
+      // Who goes on from another place or with other threads says so in the newer one.
+      if (this.#record.resume_command !== undefined) now.resume_command ??= this.#record.resume_command;
     }
     this.#begun = true;
     if (!this.finished) this.#write(now);

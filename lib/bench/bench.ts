@@ -140,6 +140,8 @@ async function work(given: BenchOptions, emit: EmitBench): Promise<BenchResult> 
   const options = resolveOptions('bench', rest);
   if (options.suite === undefined)
     throw badOption('bench: expected what to measure, found nothing; try: cft-native bench rollouts');
+  if (options.suite === 'train' && rest.peerEvery !== undefined)
+    throw badOption('peerEvery (--peer-every): expected none with train, whose peers get every sequence');
   if (options.suite === 'train') return await workTrain({ options, rest, command, signal, emit });
   const names = checkNames<CaseName>('case', options.case, caseNames);
   const peers = ownPeers ?? resolvePeers(options);

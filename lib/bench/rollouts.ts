@@ -128,7 +128,8 @@ class RolloutsRace {
       throw new CftError(
         'ERR_CFT_NO_SIGNAL',
         `${name}: expected a correct response to at least one of ${questions.length} questions, found none within ` +
-          `${given.trunkTokens} tokens; is ${this.#given.model.name} the model of this case?`,
+          `${given.trunkTokens} tokens; a higher --limit takes more of them, and is ${this.#given.model.name} the ` +
+          'model of this case?',
       );
     }
     emit({

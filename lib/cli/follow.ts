@@ -1,5 +1,6 @@
 /** Watches a run: events as JSON on standard output, or told on standard error; says how to resume after Ctrl-C. */
 import type { Run } from '../index.js';
+import { setResumeCommand } from '../run-folder.js';
 import { InterruptedError } from './failure.js';
 import { shellQuoted, shortPath } from './format.js';
 import { type AnyEvent, Narrator } from './narrate.js';
@@ -57,6 +58,7 @@ export async function follow<Event extends AnyEvent, Result>(
   const view = new View();
   const narrator = new Narrator(view);
   let output: string | undefined;
+  setResumeCommand((folder) => resumeCommand(context.argv, folder));
   try {
     for await (const event of run) {
       if (event.type === 'start') output = event.output;

@@ -74,12 +74,17 @@ const about: Record<Command, { describe: string; examples: readonly [string, str
     ],
   },
   bench: {
-    describe: 'Measure counterfactual rollouts, beside other programs on request, into a file of rows',
+    describe:
+      'Measure counterfactual rollouts or training, beside other programs on request, into a file of rows',
     examples: [
       ['$0 bench rollouts', 'The embedded model, our side alone'],
       [
         '$0 bench rollouts --case smollm2-latency --model ./smollm2 --peer hf-generate --python .venv/bin/python',
         'A single response of SmolLM2-135M-Instruct beside Hugging Face generate',
+      ],
+      [
+        '$0 bench train --peer trl --python .venv/bin/python',
+        "The trainer beside TRL's, on the same sequences",
       ],
     ],
   },

@@ -272,7 +272,10 @@ class AnnotationStage {
   #noSignal(): CftError {
     const { file } = this.#options;
     const { truncated, count } = this.#responses;
-    const limit = truncated > 0 ? ` (${truncated} ran to the token limit)` : '';
+    const limit =
+      truncated > 0
+        ? ` (${truncated} ran to the token limit: more of them end with a higher --max-new-tokens)`
+        : '';
     return new CftError(
       'ERR_CFT_NO_SIGNAL',
       `not one of ${count} responses is correct${limit}, so there is nothing to annotate; look at ` +

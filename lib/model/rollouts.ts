@@ -89,7 +89,7 @@ export function checkRequests(
       check(place, length, fits, `a length from 1 to ${size}`);
       const forced = checkTokenIds(forcedTokens, `request ${i}${place}, forcedTokens`, vocabSize);
       const budget = Number.isSafeInteger(maxNewTokens) && maxNewTokens >= 0;
-      check(place, maxNewTokens, budget, 'maxNewTokens of at least 0');
+      check(place, maxNewTokens, budget, 'maxNewTokens, an integer of at least 0');
       // The last decoded token is never fed back.
       const positions = length + forced.length + Math.max(0, maxNewTokens - 1);
       const room = `at most ${maxPositions} positions (max_position_embeddings)`;

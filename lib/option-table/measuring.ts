@@ -35,13 +35,13 @@ export const benchmark = {
     words: ['auto'],
     default: 'auto',
     min: 1,
-    describe: 'Give peers only every Nth position; auto: 1 for hf-generate, 4 for the slower ones',
+    describe: 'Of rollouts: give peers only every Nth position; auto: 1 for hf-generate, 4 for slower ones',
   },
   python: {
     kind: 'string',
     on: bench,
     default: 'python3',
-    describe: 'Interpreter with what bench/peers/requirements.txt lists',
+    describe: 'Interpreter with what bench/peers/requirements.txt lists; of train: requirements-train.txt',
   },
   gguf: { kind: 'string', on: bench, describe: 'The model as a GGUF file, for node-llama-cpp' },
   repeats: {
@@ -56,7 +56,8 @@ export const benchmark = {
     kind: 'string',
     on: bench,
     default: 'bench/results/rollouts.jsonl',
-    describe: 'File that the rows are appended to; of train: bench/results/train.jsonl',
+    describe:
+      'File that the rows are appended to (of train: bench/results/train.jsonl); name another for a trial',
   },
 } as const satisfies Record<string, OptionSpec>;
 

@@ -7,6 +7,7 @@ import { splitValidation } from '../data/split.js';
 import { CftError } from '../errors.js';
 import { isAdapterFolder } from '../model/adapter.js';
 import type { Model } from '../model/model.js';
+import { annotation } from '../option-table/annotation.js';
 import { optionTable } from '../option-table.js';
 import { flagOf, type GivenOptions, type ResolvedOptions, resolveOptions } from '../options.js';
 import { embeddedPreset } from '../preset.js';
@@ -131,6 +132,14 @@ export function resolveTrainInputs(given: TrainOptions): TrainInputs {
   if (annotations !== undefined) {
     if (data !== undefined)
       throw new CftError('ERR_CFT_BAD_OPTION', 'data (--data): expected none beside annotations, found both');
+    for (const name of Object.keys(annotation) as (keyof typeof annotation)[]) {
+      if (plain[name] === undefined) continue;
+      throw new CftError(
+        'ERR_CFT_BAD_OPTION',
+        `${name} (${flagOf(name)}): expected none beside annotations, which are made already, found ` +
+          JSON.stringify(plain[name]),
+      );
+    }
     inputs.data = undefined;
   } else if (inputs.data === undefined) {
     throw new CftError(

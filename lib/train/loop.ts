@@ -307,16 +307,18 @@ class Loop {
     throw new CftError(
       'ERR_CFT_DIVERGED',
       `${what} (learning rate ${learningRate.toPrecision(3)}); try a lower --learning-rate, a longer --warmup or ` +
-        `--dtype float32. ${this.#kept()}`,
+        `--dtype float32, in a new folder. ${this.#kept(true)}`,
     );
   }
 
   /** What is left after a run that failed. */
-  #kept(): string {
+  #kept(diverging = false): string {
     const checkpoint = newestCheckpoint(this.#checkpoints);
     const { best } = this.#state;
     const kept = [
-      ...(checkpoint === undefined ? [] : [`the checkpoint ${checkpoint}`]),
+      ...(checkpoint === undefined
+        ? []
+        : [`the checkpoint ${checkpoint}${diverging ? ' (it may lie among those steps)' : ''}`]),
       ...(best === undefined ? [] : [`the best model so far (of step ${best.step}) beside it`]),
       `the losses in ${this.#metrics}`,
     ];

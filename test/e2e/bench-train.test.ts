@@ -1,5 +1,6 @@
 /** `bench train` on responses of the embedded model, beside a twin of our own side and a peer that is not there. */
 import test from 'ava';
+import { bench } from '../../lib/bench/bench.js';
 import type { BenchEvent } from '../../lib/bench/events.js';
 import { ownSide, type SideCommand } from '../../lib/bench/side.js';
 import { renderTables } from '../../lib/bench/table.js';
@@ -7,6 +8,13 @@ import { benchTrain } from '../../lib/bench/train.js';
 import { trainCase } from '../../lib/bench/train-cases.js';
 import { forFile } from '../../lib/json-names.js';
 import { embeddedFolder } from '../../lib/preset.js';
+
+test('a share of positions for peers means nothing in training, and is refused', async (t) => {
+  await t.throwsAsync(bench({ suite: 'train', peerEvery: 3 }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: /^peerEvery \(--peer-every\): expected none with train/,
+  });
+});
 
 test('the same steps in processes of their own: equal losses, planned and measured memory', async (t) => {
   t.timeout(600_000);

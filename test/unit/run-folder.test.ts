@@ -19,7 +19,13 @@ import {
   writeFileAtomic,
   writeLinesAtomic,
 } from '../../lib/files.js';
-import { defaultRunFolder, hashQuestions, RunFolder, type RunIdentity } from '../../lib/run-folder.js';
+import {
+  defaultRunFolder,
+  hashQuestions,
+  RunFolder,
+  type RunIdentity,
+  setResumeCommand,
+} from '../../lib/run-folder.js';
 import { readJson, temporaryFolder } from '../helpers/fixtures.js';
 
 const identity = (change: Partial<RunIdentity> = {}): RunIdentity => ({
@@ -85,6 +91,27 @@ test('a run folder without --resume is refused and the message names the flag', 
   const path = join(temporaryFolder(t), 'run');
   interruptedRun(path);
   t.throws(() => RunFolder.open(path), { code: 'ERR_CFT_BAD_OUTPUT', message: /--resume/ });
+});
+
+test('what goes on with a run is kept in it, and told to who asks wrongly', (t) => {
+  const path = join(temporaryFolder(t), 'run');
+  setResumeCommand((output) => `npx cft-native train --epochs 9 --output ${output} --resume`);
+  t.teardown(() => setResumeCommand(undefined));
+  interruptedRun(path);
+  setResumeCommand((output) => `npx cft-native train --output ${output} --resume`);
+  const message = new RegExp(`"npx cft-native train --epochs 9 --output ${path} --resume"`);
+  t.throws(() => RunFolder.open(path), { message });
+  // Refused, and the folder is as it was.
+  {
+    using refused = RunFolder.open(path, { resume: true });
+    t.throws(() => refused.begin(identity({ seed: 77 })), { message });
+  }
+  {
+    using folder = RunFolder.open(path, { resume: true });
+    folder.begin(identity());
+  }
+  const { resume_command } = readJson<{ resume_command: string }>(join(path, 'run.json'));
+  t.is(resume_command, `npx cft-native train --output ${path} --resume`);
 });
 
 test('a path that cannot be a folder is refused', (t) => {

@@ -125,6 +125,16 @@ test('an evaluation alone is of the test questions, all of them', (t) => {
   t.regex(String(embeddedPreset('annotate').data), /questions\/train\.jsonl$/);
 });
 
+test('options of annotation beside annotations are refused by name', (t) => {
+  const annotations = makeAnnotations(3);
+  t.throws(() => resolveTrainInputs({ annotations, k: 4 }), {
+    code: 'ERR_CFT_BAD_OPTION',
+    message: 'k (--k): expected none beside annotations, which are made already, found 4',
+  });
+  t.throws(() => resolveTrainInputs({ annotations, waves: false }), { message: /^waves \(.*found false$/ });
+  t.notThrows(() => resolveTrainInputs({ annotations, k: undefined }));
+});
+
 const vain: [TrainOptions, RegExp][] = [
   [
     { validation: 0.1, validationAnnotations: 'v.jsonl' },
