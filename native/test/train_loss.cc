@@ -2,6 +2,7 @@
 #include <doctest.h>
 
 #include "core/train/gradients.h"
+#include "core/train/linears.h"
 #include "core/train/loss.h"
 #include "random_model.h"
 #include "train_batches.h"
@@ -64,4 +65,24 @@ TEST_CASE("scores are the negative log-likelihood and the entropy of each row") 
   CHECK(relative_error(at::tensor(scores.entropies).to(at::kDouble), entropies) < 1e-6);
   const at::Tensor correct = log_probs.argmax(1).eq(rows.targets).to(at::kFloat);
   CHECK(at::equal(at::tensor(scores.correct), correct));
+}
+
+TEST_CASE("units for bf16 round neither logits nor the loss") {
+  const Model model = random_model(Structure::kQwen2, at::kBFloat16);
+  const at::Tensor& head = model.head().weight;
+  const Rows rows = random_rows(50, model);
+  const Linears with(model, nullptr, std::nullopt, true), without(model, nullptr, std::nullopt, false);
+  const LinearGroup group{head, model.head().bias, {&model.head()}};
+  CHECK(!at::equal(with.forward(group, rows.hidden, {}), without.forward(group, rows.hidden, {})));
+
+  CHECK(head_scores(model, with, rows.hidden, rows.targets).nll ==
+        head_scores(model, without, rows.hidden, rows.targets).nll);
+  const auto loss = [&](const Linears& linears) {
+    Gradients gradients({head});
+    return head_loss_and_gradient(model, linears, rows.hidden, rows.targets, rows.weights, RowNumbers(50),
+                                  gradients);
+  };
+  const HeadGradient found = loss(with), expected = loss(without);
+  CHECK(found.loss == expected.loss);
+  CHECK(relative_error(found.hidden_gradient, expected.hidden_gradient) < 1e-2);
 }

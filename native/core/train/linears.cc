@@ -4,9 +4,7 @@
 #include "core/ops/cpu/rows.h"
 
 namespace cft {
-namespace {
 
-// Every CPU with AMX has it too.
 bool multiplies_bf16() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();
@@ -16,12 +14,11 @@ bool multiplies_bf16() {
 #endif
 }
 
-}  // namespace
-
-Linears::Linears(const Model& model, const Adapter* adapter, std::optional<uint64_t> dropout_counter)
+Linears::Linears(const Model& model, const Adapter* adapter, std::optional<uint64_t> dropout_counter,
+                 bool half_products)
     : adapter_(adapter),
       dropout_counter_(dropout_counter),
-      half_products_(model.dtype() == at::kBFloat16 && multiplies_bf16()) {}
+      half_products_(model.dtype() == at::kBFloat16 && half_products) {}
 
 at::Tensor Linears::multiply(const at::Tensor& a, const at::Tensor& b) const {
   if (half_products_) return at::mm(a.to(at::kBFloat16), b).to(at::kFloat);
@@ -41,7 +38,16 @@ at::Tensor Linears::dropped(const at::Tensor& x, const Adapter::Module& module,
 }
 
 at::Tensor Linears::forward(const LinearGroup& group, const at::Tensor& x, const RowNumbers& rows) const {
-  at::Tensor y = multiply(x, group.weight.t());
+  return finish(multiply(x, group.weight.t()), group, x, rows);
+}
+
+at::Tensor Linears::forward_wide(const LinearGroup& group, const at::Tensor& x,
+                                 const RowNumbers& rows) const {
+  return finish(cpu::multiply(x, group.weight.t()), group, x, rows);
+}
+
+at::Tensor Linears::finish(at::Tensor y, const LinearGroup& group, const at::Tensor& x,
+                           const RowNumbers& rows) const {
   if (group.bias.defined()) y.add_(group.bias);
   int64_t first = 0;
   for (const Linear* part : group.parts) {

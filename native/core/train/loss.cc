@@ -138,7 +138,7 @@ HeadGradient head_loss_and_gradient(const Model& model, const Linears& linears, 
     const int64_t size = std::min(step, count - begin);
     const RowNumbers numbers(rows.begin() + begin, rows.begin() + begin + size);
     const at::Tensor h = hidden.narrow(0, begin, size);
-    const at::Tensor slopes = linears.forward(head, h, numbers);  // logits at first
+    const at::Tensor slopes = linears.forward_wide(head, h, numbers);  // logits at first
     at::parallel_for(0, size, 1, [&](int64_t first, int64_t last) {
       cpu::train_kernels().cross_entropy(slopes.mutable_data_ptr<float>() + first * vocabulary, last - first,
                                          vocabulary, targets.const_data_ptr<int64_t>() + begin + first,
@@ -194,7 +194,7 @@ HeadScores head_scores(const Model& model, const Linears& linears, const at::Ten
   HeadScores scores{std::vector<float>(count), std::vector<float>(count), std::vector<float>(count)};
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t size = std::min(step, count - begin);
-    const at::Tensor logits = linears.forward(head, hidden.narrow(0, begin, size), {});
+    const at::Tensor logits = linears.forward_wide(head, hidden.narrow(0, begin, size), {});
     at::parallel_for(0, size, 1, [&](int64_t first, int64_t last) {
       const int64_t row = begin + first;
       cpu::train_kernels().token_scores(logits.const_data_ptr<float>() + first * vocabulary, last - first,
