@@ -20,6 +20,7 @@ using cft::cpu::Epilogue;
 using cft::cpu::Kernels;
 using cft::cpu::LinearTask;
 using cft::cpu::PackedWeight;
+using cft::cpu::TileMultiply;
 
 at::Tensor normal(std::vector<int64_t> shape, uint64_t seed) {
   return at::empty(shape, at::kFloat).normal_(0.0, 1.0, at::make_generator<at::CPUGeneratorImpl>(seed));
@@ -62,6 +63,45 @@ struct Packed {
   }
 };
 
+// (out, in) -> the panels of bf16_tiles.h, padded with zeros.
+struct PackedTiles {
+  std::vector<uint16_t> data;
+  std::vector<float> bias;
+  PackedWeight weight;
+
+  PackedTiles(const at::Tensor& w, const at::Tensor& b) {
+    constexpr int64_t kPanel = cft::cpu::kTilePanel;
+    const int64_t out = w.size(0), in = w.size(1), even = (in + 1) / 2 * 2;
+    const int64_t panels = (out + kPanel - 1) / kPanel;
+    data.assign(panels * even * kPanel, 0);
+    bias.assign(panels * kPanel, 0.0f);
+    for (int64_t o = 0; o < out; ++o) {
+      if (b.defined()) bias[o] = b[o].item<float>();
+      for (int64_t k = 0; k < in; ++k) {
+        data[(o / kPanel * even + k / 2 * 2) * kPanel + o % kPanel * 2 + k % 2] =
+            c10::BFloat16(w.const_data_ptr<float>()[o * in + k]).x;
+      }
+    }
+    weight = {data.data(), cft::cpu::WeightLayout::kBf16Tiles, in, out,
+              kPanel,      b.defined() ? bias.data() : nullptr};
+  }
+
+  at::Tensor multiply(TileMultiply multiply, const at::Tensor& x, Epilogue epilogue, at::Tensor c,
+                      cft::cpu::Best* best) const {
+    cft::cpu::bf16_tile_linear({x.const_data_ptr<float>(), x.size(1), x.size(0), &weight, 0, weight.panels(),
+                                epilogue, c.mutable_data_ptr<float>(), c.size(1), best},
+                               multiply);
+    return c;
+  }
+};
+
+// The plain loop, and this machine's units where it has them.
+std::vector<TileMultiply> all_tile_multiplies() {
+  std::vector<TileMultiply> found = {cft::cpu::bf16_tile_multiply_reference};
+  if (cft::cpu::bf16_tiles_work()) found.push_back(cft::cpu::bf16_tile_multiply());
+  return found;
+}
+
 at::Tensor multiply(const Kernels& k, const at::Tensor& x, const PackedWeight& w, Epilogue epilogue,
                     const at::Tensor& start) {
   at::Tensor c = start.clone();
@@ -97,36 +137,47 @@ TEST_CASE("packed products equal libtorch's, with bias, added, in bf16, for odd 
 }
 
 TEST_CASE("bf16 tiles: products of rounded operands, every way out, odd sizes") {
-  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {64, 32}, {100, 33}, {130, 576}}) {
-    const at::Tensor w = normal({out, in}, 1).to(at::kBFloat16).to(at::kFloat), b = normal({out}, 2);
-    const int64_t panels = (out + 63) / 64, even = (in + 1) / 2 * 2;
-    std::vector<uint16_t> data(panels * even * 64, 0);
-    std::vector<float> bias(panels * 64, 0.0f);
-    for (int64_t o = 0; o < out; ++o) {
-      bias[o] = b[o].item<float>();
-      for (int64_t k = 0; k < in; ++k) {
-        data[(o / 64 * even + k / 2 * 2) * 64 + o % 64 * 2 + k % 2] =
-            c10::BFloat16(w.const_data_ptr<float>()[o * in + k]).x;
+  for (const TileMultiply multiply : all_tile_multiplies()) {
+    CAPTURE(multiply == cft::cpu::bf16_tile_multiply_reference);
+    for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {64, 32}, {100, 33}, {130, 576}}) {
+      const at::Tensor w = normal({out, in}, 1).to(at::kBFloat16).to(at::kFloat), b = normal({out}, 2);
+      const PackedTiles packed(w, b);
+      for (const int64_t rows : {1, 31, 32, 33, 70}) {
+        const at::Tensor x = normal({rows, in}, 3), start = normal({rows, out}, 4);
+        const at::Tensor expected = at::linear(x.to(at::kBFloat16).to(at::kFloat), w, b);
+        auto run = [&](Epilogue epilogue, at::Tensor c, cft::cpu::Best* best) {
+          return packed.multiply(multiply, x, epilogue, c, best);
+        };
+        CHECK(worst(run(Epilogue::kStore, start.clone(), nullptr), expected) < 1e-4f);
+        CHECK(worst(run(Epilogue::kAdd, start.clone(), nullptr), expected + start) < 1e-4f);
+        std::vector<cft::cpu::Best> best(rows, {-INFINITY, -1});
+        run(Epilogue::kArgmax, start.clone(), best.data());
+        for (int64_t r = 0; r < rows; ++r) CHECK(best[r].index == expected[r].argmax().item<int64_t>());
+        if (out % 64 == 0) {
+          const at::Tensor mixed = run(Epilogue::kSwiglu, at::zeros({rows, out / 2}), nullptr);
+          CHECK(worst(mixed, at::silu(expected.narrow(1, 0, 32)) * expected.narrow(1, 32, 32)) < 1e-4f);
+        }
       }
     }
-    const PackedWeight packed{data.data(), cft::cpu::WeightLayout::kBf16Tiles, in, out, 64, bias.data()};
-    for (const int64_t rows : {1, 31, 32, 33, 70}) {
-      const at::Tensor x = normal({rows, in}, 3), start = normal({rows, out}, 4);
-      const at::Tensor expected = at::linear(x.to(at::kBFloat16).to(at::kFloat), w, b);
-      auto run = [&](Epilogue epilogue, at::Tensor c, cft::cpu::Best* best) {
-        cft::cpu::bf16_tile_linear({x.const_data_ptr<float>(), in, rows, &packed, 0, panels, epilogue,
-                                    c.mutable_data_ptr<float>(), c.size(1), best},
-                                   cft::cpu::bf16_tile_multiply_reference);
-        return c;
-      };
-      CHECK(worst(run(Epilogue::kStore, start.clone(), nullptr), expected) < 1e-4f);
-      CHECK(worst(run(Epilogue::kAdd, start.clone(), nullptr), expected + start) < 1e-4f);
-      std::vector<cft::cpu::Best> best(rows, {-INFINITY, -1});
-      run(Epilogue::kArgmax, start.clone(), best.data());
-      for (int64_t r = 0; r < rows; ++r) CHECK(best[r].index == expected[r].argmax().item<int64_t>());
-      if (out % 64 == 0) {
-        const at::Tensor mixed = run(Epilogue::kSwiglu, at::zeros({rows, out / 2}), nullptr);
-        CHECK(worst(mixed, at::silu(expected.narrow(1, 0, 32)) * expected.narrow(1, 32, 32)) < 1e-4f);
+  }
+}
+
+TEST_CASE("bf16 tiles: a row has the same bits in every company, also after libtorch's own bf16 products") {
+  for (const TileMultiply multiply : all_tile_multiplies()) {
+    CAPTURE(multiply == cft::cpu::bf16_tile_multiply_reference);
+    for (const int64_t in : {2, 7, 32, 34, 63, 96, 260}) {
+      const at::Tensor w = normal({70, in}, 5).to(at::kBFloat16).to(at::kFloat), x = normal({41, in}, 6);
+      const PackedTiles packed(w, at::Tensor());
+      const at::Tensor all = packed.multiply(multiply, x, Epilogue::kStore, at::zeros({41, 70}), nullptr);
+      for (int64_t rows = 1; rows <= 33; ++rows) {
+        CAPTURE(rows);
+        const int64_t first = rows % 8;
+        const at::Tensor some = packed.multiply(multiply, x.narrow(0, first, rows), Epilogue::kStore,
+                                                at::zeros({rows, 70}), nullptr);
+        CHECK(at::equal(some, all.narrow(0, first, rows)));
+        if (rows % 8 != 0) continue;
+        cft::cpu::bf16_tiles_release();
+        at::mm(x.to(at::kBFloat16), w.t().to(at::kBFloat16));
       }
     }
   }
