@@ -1,9 +1,9 @@
 // Products of bf16 weights with activations rounded to bf16, summed in fp32: where the CPU has units for it
-// (AMX, AVX512_BF16), through oneDNN's tile kernels as libtorch exports them.
+// (AMX), through oneDNN's tile kernels as libtorch exports them.
 //
 // A tile is at most kTileRows rows by kTilePanel outputs over the whole inner dimension, so that a row's
-// result does not depend on the number of rows (measured on AMX: no difference at any number and offset of
-// rows).
+// result does not depend on the number of rows (with AMX emulated: no difference at any number and offset of
+// rows, decision 0006).
 #pragma once
 #include <cstdint>
 
