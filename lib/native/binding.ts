@@ -19,6 +19,8 @@ export interface NativeInfo {
   cpuKernels: string;
   /** True where the CPU multiplies bf16 matrices in hardware (AVX512_BF16 or AMX). */
   fastBfloat16: boolean;
+  /** Whether training's fp32 products on the CPU are our own, from bf16 weights as they are, or libtorch's. */
+  ownProducts: boolean;
   threads: number;
 }
 

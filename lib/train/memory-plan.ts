@@ -19,6 +19,8 @@ export interface MemorySettings {
   parameters: number;
   /** Parameters of the adapter; undefined for full fine-tuning. */
   lora: { parameters: number } | undefined;
+  /** A bf16 weight is widened to fp32 as a whole while it is used: where products are libtorch's, on a CPU without bf16. */
+  widens: boolean;
 }
 
 export interface MemoryRequest extends MemorySettings {
@@ -96,6 +98,7 @@ function passingValues({
 export function planMemory(request: MemoryRequest): MemoryPlan {
   const { config, dtype, parameters, lora, microBatchTokens, checkpoint } = request;
   const half = dtype === 'bfloat16';
+  const widens = half && request.widens;
   const weights = parameters * (half ? 2 : 4);
   const moments = request.bf16Moments ? 4 : 8;
   const optimizer = lora
@@ -105,9 +108,9 @@ export function planMemory(request: MemoryRequest): MemoryPlan {
   const perToken = checkpoint ? config.layers * config.hiddenSize + kept : config.layers * kept;
   const activations = 4 * microBatchTokens * perToken;
   const selected = Math.min(request.selectedTokens, Math.max(64, Math.floor(chunkLogits / config.vocabSize)));
-  const head = 4 * selected * config.vocabSize + (half ? 4 * config.vocabSize * config.hiddenSize : 0);
+  const head = 4 * selected * config.vocabSize + (widens ? 4 * config.vocabSize * config.hiddenSize : 0);
   const layer = 4 * microBatchTokens * passingValues(config);
-  const widened = half ? 4 * 2 * config.intermediateSize * config.hiddenSize : 0;
+  const widened = widens ? 4 * 2 * config.intermediateSize * config.hiddenSize : 0;
   const temporary = Math.max(head, layer + widened);
   const runtime = runtimeBytes + Math.min(mostKeptBytes, (activations + temporary) / 2);
   const total = weights + optimizer + activations + temporary + runtime;

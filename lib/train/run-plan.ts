@@ -1,6 +1,6 @@
 /** A training run's plan from its model, options and examples: the same for every start of the run. */
 import type { ModelConfig } from '../model/config.js';
-import type { NativeLoraOptions } from '../native/binding.js';
+import type { NativeInfo, NativeLoraOptions } from '../native/binding.js';
 import { loraParameters } from './adapter.js';
 import type { BatchSize } from './batch-size.js';
 import type { TrainingExample } from './examples.js';
@@ -51,17 +51,25 @@ function compareIds(a: Int32Array, b: Int32Array): number {
 }
 
 export function planRun(
-  model: { config: ModelConfig; device: string; dtype: 'float32' | 'bfloat16'; parameterCount: number },
+  model: {
+    config: ModelConfig;
+    device: string;
+    dtype: 'float32' | 'bfloat16';
+    parameterCount: number;
+    addon: { info(): Pick<NativeInfo, 'fastBfloat16' | 'ownProducts'> };
+  },
   options: PlannedOptions,
   examples: readonly Pick<TrainingExample, 'tokenIds' | 'selected'>[],
 ): RunPlan {
   const { config, device, dtype, parameterCount: parameters } = model;
   const { batch, lora } = options;
+  const { fastBfloat16, ownProducts } = model.addon.info();
   const settings: MemorySettings = {
     config,
     dtype,
     parameters,
     lora: lora && { parameters: loraParameters(config, lora) },
+    widens: !ownProducts && !fastBfloat16,
   };
   const lengths = Int32Array.from(examples, ({ tokenIds }) => tokenIds.length)
     .sort()

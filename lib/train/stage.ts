@@ -151,13 +151,15 @@ const factsOf = (
 
 /** What decides the last bits beside the configuration. */
 function environmentOf({ addon, device }: Model): Facts {
-  const { libtorch, cpuCapability, cpuKernels, fastBfloat16, threads } = addon.info();
+  const { libtorch, cpuCapability, cpuKernels, fastBfloat16, ownProducts, threads } = addon.info();
   if (!device.startsWith('cuda')) {
     return {
       libtorch,
       cpu_capability: cpuCapability,
       cpu_kernels: cpuKernels,
       fast_bfloat16: fastBfloat16,
+      // Of one instruction set they are ours on one make of CPU and libtorch's on another.
+      own_products: ownProducts,
       threads,
     };
   }

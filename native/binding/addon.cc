@@ -15,6 +15,7 @@
 #include "binding/model.h"
 #include "binding/trainer.h"
 #include "binding/worker.h"
+#include "core/ops/cpu/product.h"
 #include "core/ops/cpu/train_kernels.h"
 #ifdef CFT_CUDA
 #include <cuda_runtime_api.h>
@@ -49,6 +50,7 @@ Napi::Value info(const Napi::CallbackInfo& call) {
     object.Set("cpuCapability", at::get_cpu_capability());
     object.Set("cpuKernels", cpu::train_kernels().name);
     object.Set("fastBfloat16", Napi::Boolean::New(env, fast_bfloat16()));
+    object.Set("ownProducts", Napi::Boolean::New(env, cpu::multiplies_itself()));
     object.Set("threads", at::get_num_threads());
     return object;
   });

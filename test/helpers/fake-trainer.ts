@@ -87,7 +87,14 @@ export function fakeModel(trainer: FakeTrainer) {
     device: 'cpu',
     config: { vocabSize: 96, layers: 1, hiddenSize: 8, intermediateSize: 8, maxPositions: 128 },
     addon: {
-      info: () => ({ libtorch: '2.13.0', cpuCapability: 'AVX2', cpuKernels: 'avx2', threads: 1 }),
+      info: () => ({
+        libtorch: '2.13.0',
+        cpuCapability: 'AVX2',
+        cpuKernels: 'avx2',
+        fastBfloat16: false,
+        ownProducts: true,
+        threads: 1,
+      }),
       peakMemoryBytes: () => 1000,
     },
     weightsSha256: async () => 'w',

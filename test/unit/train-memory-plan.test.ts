@@ -21,6 +21,7 @@ const request: MemoryRequest = {
   dtype: 'float32',
   parameters: 134_515_008,
   lora: undefined,
+  widens: true,
   microBatchTokens: 600,
   selectedTokens: 45,
   checkpoint: false,
@@ -47,8 +48,44 @@ test('checkpointing keeps one layer and the inputs of the others', (t) => {
   t.is(checkpointed, 4 * 600 * (30 * 576 + 576 + 960 + 576 + 9 + 576 + 3072 + 2));
 });
 
+test('bf16 weights are widened by libtorch alone: our products and a CPU with bf16 need no fp32 copy of the head', (t) => {
+  const half = { ...request, dtype: 'bfloat16', lora: { parameters: 4.4e6 } } as const;
+  const head = 4 * 45 * 49_152;
+  t.is(planMemory({ ...half, widens: true }).temporary, head + 4 * 49_152 * 576);
+  // Gradients of a layer are more then, as in fp32.
+  t.is(planMemory({ ...half, widens: false }).temporary, planMemory(request).temporary);
+
+  const of = (fastBfloat16: boolean, ownProducts: boolean): number => {
+    const model = {
+      config,
+      device: 'cpu',
+      dtype: 'bfloat16',
+      parameterCount: request.parameters,
+      addon: { info: () => ({ fastBfloat16, ownProducts }) },
+    } as unknown as Parameters<typeof planRun>[0];
+    const options = {
+      batch: { batchSize: 2 },
+      microBatchTokens: 'auto',
+      gradientCheckpointing: 'auto',
+      moments: 'float32',
+      masterWeights: 'float32',
+      lora: undefined,
+    } as const;
+    return planRun(model, options, [{ tokenIds: new Int32Array(300), selected: Int32Array.of(9) }])
+      .peakBytes!;
+  };
+  t.is(of(false, true), of(true, false));
+  t.true(of(false, false) - of(false, true) > 100e6);
+});
+
 test('micro-batches grow with the model, within bounds; a sequence that is too long for it is checkpointed', (t) => {
-  const settings = { config, dtype: 'float32', parameters: request.parameters, lora: undefined } as const;
+  const settings = {
+    config,
+    dtype: 'float32',
+    parameters: request.parameters,
+    lora: undefined,
+    widens: true,
+  } as const;
   const { microBatchTokens, checkpoint } = planMicroBatch(settings, 300);
   t.true(microBatchTokens >= 512 && microBatchTokens <= 1024, `${microBatchTokens}`);
   t.false(checkpoint);
@@ -66,7 +103,13 @@ test('micro-batches grow with the model, within bounds; a sequence that is too l
 });
 
 test('on a GPU activations and a chunk of logits share 16 GB; checkpointing is done where it is asked for', (t) => {
-  const settings = { config, dtype: 'bfloat16', parameters: request.parameters, lora: undefined } as const;
+  const settings = {
+    config,
+    dtype: 'bfloat16',
+    parameters: request.parameters,
+    lora: undefined,
+    widens: true,
+  } as const;
   const plain = planMicroBatch(settings, 300, false);
   t.deepEqual(plain, { microBatchTokens: 16_384, checkpoint: false });
   t.true(planMicroBatch(settings, 300, false, 'on').checkpoint);
@@ -92,7 +135,13 @@ test('on a GPU activations and a chunk of logits share 16 GB; checkpointing is d
 });
 
 test('on a CPU checkpointing can be asked for and refused', (t) => {
-  const settings = { config, dtype: 'float32', parameters: request.parameters, lora: undefined } as const;
+  const settings = {
+    config,
+    dtype: 'float32',
+    parameters: request.parameters,
+    lora: undefined,
+    widens: true,
+  } as const;
   t.true(planMicroBatch(settings, 300, true, 'on').checkpoint);
   t.false(planMicroBatch(settings, 8192, true, 'off').checkpoint);
 });
@@ -114,6 +163,7 @@ test('rows that sequences share count once, unless dropout makes them differ', (
     device: 'cpu',
     dtype: 'float32',
     parameterCount: request.parameters,
+    addon: { info: () => ({ fastBfloat16: false, ownProducts: true }) },
   } as unknown as Parameters<typeof planRun>[0];
   const lora = { rank: 8, alpha: 16, dropout: 0, targets: ['q_proj'], rankStabilized: false };
   const options = {
