@@ -271,7 +271,10 @@ export interface NativeTrainBatch {
   weights: Float32Array; // [M]
   /** Counter for LoRA dropout: of the step. */
   dropoutCounter: number;
-  /** Of the first token in the step, so that dropout does not depend on how a step is packed; default 0. */
+  /**
+   * Of the first token in the step, so that dropout does not depend on how a step is packed; default 0. Counts tokens that
+   * are run: sequences must end with their last selected position.
+   */
   firstToken?: number;
 }
 

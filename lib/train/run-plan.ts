@@ -56,20 +56,20 @@ export function planRun(
     device: string;
     dtype: 'float32' | 'bfloat16';
     parameterCount: number;
-    addon: { info(): Pick<NativeInfo, 'fastBfloat16' | 'ownProducts'> };
+    addon: { info(): Pick<NativeInfo, 'ownProducts'> };
   },
   options: PlannedOptions,
   examples: readonly Pick<TrainingExample, 'tokenIds' | 'selected'>[],
 ): RunPlan {
   const { config, device, dtype, parameterCount: parameters } = model;
   const { batch, lora } = options;
-  const { fastBfloat16, ownProducts } = model.addon.info();
+  const { ownProducts } = model.addon.info();
   const settings: MemorySettings = {
     config,
     dtype,
     parameters,
     lora: lora && { parameters: loraParameters(config, lora) },
-    widens: !ownProducts && !fastBfloat16,
+    widens: !ownProducts,
   };
   const lengths = Int32Array.from(examples, ({ tokenIds }) => tokenIds.length)
     .sort()
