@@ -1,7 +1,8 @@
 """TRL's SFTTrainer on pre-tokenized sequences: `nll`, its default, which skips masked rows in chunks. With `packing`
-several sequences become one row; its batches are then other ones, so that its losses do not compare.
+several sequences become one row; its batches are then other ones, so that its losses do not compare. With
+`checkpointing`, TRL's default, a layer's activations are computed again in the backward pass.
 
-Run by `cft-native bench train --peer trl,trl-packing`; see requirements-train.txt for what it needs.
+Run by `cft-native bench train --peer trl,trl-packing,trl-checkpointing`; see requirements-train.txt for what it needs.
 """
 
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from train_side import arguments_of, examples_of, run
 
 packing = "packing" in sys.argv[2:]
+checkpointing = "checkpointing" in sys.argv[2:]
 
 
 def make_trainer(job, model, mixin, clock):
@@ -21,7 +23,7 @@ def make_trainer(job, model, mixin, clock):
         pass
 
     rows = examples_of(job)
-    arguments = arguments_of(job, tempfile.mkdtemp())
+    arguments = arguments_of(job, tempfile.mkdtemp()) | {"gradient_checkpointing": checkpointing}
     if packing:
         # One packed row holds as many tokens as a padded batch of the others has at most.
         longest = max(len(row["input_ids"]) for row in rows)
@@ -44,4 +46,5 @@ def make_trainer(job, model, mixin, clock):
     )
 
 
-run(["transformers", "accelerate", "trl"], "packing" if packing else "padded batches", make_trainer)
+setting = ("packing" if packing else "padded batches") + (", gradient checkpointing" if checkpointing else "")
+run(["transformers", "accelerate", "trl"], setting, make_trainer)

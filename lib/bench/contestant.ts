@@ -117,6 +117,11 @@ export class Contestant {
     return repeat;
   }
 
+  /** Steps that each rollout of this side's share took in the last repeat; an end token takes one, too. */
+  get steps(): number[] {
+    return this.#results.map(([tokenIds, end]) => tokenIds.length + (end < 0 ? 0 : 1));
+  }
+
   /** Verdicts on what the last repeat decoded, at the places of all rollouts; undefined where not asked. */
   async judged(referee: Referee): Promise<(JudgedRollout | undefined)[]> {
     const all = new Array<JudgedRollout | undefined>(this.#rollouts.length).fill(undefined);

@@ -28,5 +28,5 @@ export const trainCaseNames = [
 ] as const;
 export type TrainCaseName = (typeof trainCaseNames)[number];
 
-export const trainPeerNames = ['trl', 'trl-packing', 'transformers'] as const;
+export const trainPeerNames = ['trl', 'trl-packing', 'trl-checkpointing', 'transformers'] as const;
 export type TrainPeerName = (typeof trainPeerNames)[number];

@@ -52,6 +52,6 @@ const trainInstall = (): string =>
 export function trainPeerOf(name: TrainPeerName, python: string): SideCommand {
   const script = join(peersFolder, name === 'transformers' ? 'hf_trainer.py' : 'trl_sft.py');
   // The job's path comes first.
-  const after = name === 'trl-packing' ? ['packing'] : [];
+  const after = name.startsWith('trl-') ? [name.slice('trl-'.length)] : [];
   return { name, program: python, args: [script], after, install: trainInstall() };
 }

@@ -426,7 +426,11 @@ class RolloutsRace {
       flopsPerSecond: measured('flopsPerSecond'),
       bytesPerSecond: measured('bytesPerSecond'),
     };
-    const tokensPerSecond = Math.round(rooflineOf(costs, rates, this.#job, batchRows));
+    const decoded = this.#own.steps.map((steps, i) => ({
+      ...this.#job.rollouts[this.#own.share.places[i]!]!,
+      steps,
+    }));
+    const tokensPerSecond = Math.round(rooflineOf(costs, rates, decoded, batchRows));
     const share = Math.round((1000 * row.tokensPerSecond.p50) / tokensPerSecond) / 1000;
     row.roofline = { ...rates, tokensPerSecond, share };
   }

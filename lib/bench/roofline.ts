@@ -3,7 +3,7 @@
  * and at least as long as its matrix products at the device's best rate. Attention's own products are left out.
  */
 import type { ModelConfig } from '../model/config.js';
-import type { Job } from './protocol.js';
+import type { JobRollout } from './protocol.js';
 
 export interface StepCosts {
   /** Read in every step: all matrices, and the head once. */
@@ -28,19 +28,19 @@ export function stepCosts(config: ModelConfig, parameterCount: number, dtype: st
 }
 
 /**
- * Tokens per second of a batch of `rows` at the roofline. Each row reads its own suffix, half grown on average; the
- * rows of a trunk share one reading of it.
+ * Tokens per second of a batch of `rows` at the roofline, for rollouts that took so many steps. Each row reads its own
+ * suffix, half grown on average; the rows of a trunk share one reading of it.
  */
 export function rooflineOf(
   { weightBytes, flopsPerRow, positionBytes }: StepCosts,
   { flopsPerSecond, bytesPerSecond }: { flopsPerSecond: number; bytesPerSecond: number },
-  { rollouts }: Pick<Job, 'rollouts'>,
+  rollouts: readonly (Pick<JobRollout, 'trunk' | 'length'> & { steps: number })[],
   rows: number,
 ): number {
   let tokens = 0;
   let suffixes = 0;
   let prefixes = 0;
-  for (const { length, max_new_tokens: steps } of rollouts) {
+  for (const { length, steps } of rollouts) {
     tokens += steps;
     suffixes += (steps * (steps + 1)) / 2;
     prefixes += steps * length;

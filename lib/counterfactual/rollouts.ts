@@ -35,7 +35,7 @@ export interface AnnotationContext {
   model: RolloutModel;
   verifier: DetailedVerifier;
   settings: AnnotationSettings;
-  /** Let the engine verify tokens of the trunk as a draft. */
+  /** Let the engine verify tokens of the trunk and of its other rollouts as a draft. */
   draft: boolean;
   /** Ends rollouts where their answer is complete. */
   stop?: AnswerStop | undefined;

@@ -40,7 +40,7 @@ export interface AnnotationStageOptions {
   settings: AnnotationSettings;
   /** Most branches decoded together. */
   maxBranches: number;
-  /** Let the engine verify tokens of a rollout's trunk as a draft; default true. The records are the same. */
+  /** Let the engine draft, see `annotate`'s option; default true. The records are the same. */
   draft?: boolean | undefined;
   /** Start rank r + 1 before rank r is judged where slots would idle; default false. The records are the same. */
   speculate?: boolean | undefined;

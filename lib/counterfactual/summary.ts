@@ -26,7 +26,7 @@ export interface AnnotationSummary {
   /** Responses and recorded rollouts that `stopAtAnswer` ended. */
   stoppedResponses: number;
   stoppedRollouts: number;
-  /** Tokens of the trunks that were tried as drafts, and those that the model would have written itself. */
+  /** Tokens that were tried as drafts of rollouts, and those of them that the model wrote itself. */
   draftedTokens: number;
   acceptedTokens: number;
   /** Tokens of rollouts that were started before they were known to be needed, and then were not. */

@@ -58,6 +58,8 @@ export interface TrunkOptions {
   verifier: DetailedVerifier;
   responses: Responses;
   stop?: AnswerStop | undefined;
+  /** Let the engine verify what the prompt or the response said before as a draft; default true. */
+  draft?: boolean | undefined;
   signal?: AbortSignal | undefined;
   onTokens: (count: number) => void;
   /** A response is decoded; it may still wait for its verdict. */
@@ -68,7 +70,18 @@ export interface TrunkOptions {
 
 /** Decodes, judges and writes the responses that `responses` does not hold yet. */
 export async function decodeTrunks(options: TrunkOptions): Promise<void> {
-  const { engine, maxBranches, model, questions, prompts, verifier, responses, stop, signal } = options;
+  const {
+    engine,
+    maxBranches,
+    model,
+    questions,
+    prompts,
+    verifier,
+    responses,
+    stop,
+    draft = true,
+    signal,
+  } = options;
   const driver = new RolloutDriver(engine, { maxBranches, signal, onStep: options.onTokens });
   /** Finished ones that are not written. */
   const finished = new Map<number, ResponseRecord>();
@@ -113,6 +126,7 @@ export async function decodeTrunks(options: TrunkOptions): Promise<void> {
         temperature: 0,
         topP: 1,
         seed: 0,
+        draft,
         priority: index,
         stopAt: stop?.whole(),
         onFinished: (rollout) => {

@@ -48,7 +48,7 @@ export const annotation = {
   draft: {
     kind: 'boolean',
     on: rollouts,
-    describe: "Let rollouts verify tokens of their own response as a draft (default: the engine's choice)",
+    describe: "Verify what was said before as a draft of what comes next (default: the engine's choice)",
   },
   keepRollouts: {
     kind: 'boolean',

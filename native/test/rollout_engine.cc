@@ -218,6 +218,35 @@ TEST_CASE("drafts from the trunk change no token and are often right") {
   }
 }
 
+TEST_CASE("what a branch or its siblings said before is a draft, too") {
+  Model model = cft_test::random_model(cft_test::Structure::kLlama);
+  // One after the other; the trunk has nothing to copy from.
+  RolloutEngine engine(model, 1, {});
+  const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
+  std::vector<BranchSpec> specs;
+  for (int64_t id = 0; id < 3; ++id) specs.push_back({id, trunk, 4, {}, 60});
+  for (BranchSpec& spec : specs) spec.draft = true;
+  Results results;
+  std::vector<int64_t> accepted;
+  for (const BranchSpec& spec : specs) {
+    engine.submit({spec});
+    accepted.push_back(0);
+    for (cft::StepResult step; step.finished.empty();) {
+      step = engine.step(1);
+      accepted.back() += step.accepted;
+      if (!step.finished.empty()) results[spec.id] = step.finished.front();
+    }
+  }
+  CHECK(results.at(1).token_ids == results.at(0).token_ids);
+  CHECK(results.at(2).token_ids == results.at(0).token_ids);
+  // The first three tokens find the place; from there on each step gives more than one token.
+  CHECK(accepted[1] > 30);
+  CHECK(accepted[2] > 30);
+  RolloutEngine plain(model, 1, {});
+  plain.submit({{9, plain.add_trunk({1, 2, 3, 4}, 4, 0, nullptr), 4, {}, 60}});
+  CHECK(drain(plain).at(9).token_ids == results.at(0).token_ids);
+}
+
 TEST_CASE("branches of lower priority numbers go first, equal ones in the order of submission") {
   Model model = cft_test::random_model(cft_test::Structure::kLlama);
   RolloutEngine engine(model, 1, {});

@@ -23,13 +23,13 @@ test('costs of a step: an untied embedding is not multiplied', (t) => {
 test('the roofline is the slower of reading and multiplying', (t) => {
   const costs = { weightBytes: 1000, flopsPerRow: 100, positionBytes: 10 };
   // Two trunks with two rollouts each, of three steps after a prefix of 20: suffixes of 1, 2 and 3 positions.
-  const rollouts = [0, 0, 1, 1].map((trunk) => ({ trunk, length: 20, forced_token: 0, max_new_tokens: 3 }));
+  const rollouts = [0, 0, 1, 1].map((trunk) => ({ trunk, length: 20, steps: 3 }));
   const few = { flopsPerSecond: 1e9, bytesPerSecond: 1e5 };
   // Four rows read four suffixes of 2 positions and two trunks: 48 positions.
-  t.is(rooflineOf(costs, few, { rollouts }, 4), 4 / ((1000 + 480) / 1e5));
+  t.is(rooflineOf(costs, few, rollouts, 4), 4 / ((1000 + 480) / 1e5));
   // Two rows: one trunk and two suffixes.
-  t.is(rooflineOf(costs, few, { rollouts }, 2), 2 / ((1000 + 240) / 1e5));
+  t.is(rooflineOf(costs, few, rollouts, 2), 2 / ((1000 + 240) / 1e5));
   // More rows than rollouts do not count.
-  t.is(rooflineOf(costs, few, { rollouts }, 64), 4 / ((1000 + 480) / 1e5));
-  t.is(rooflineOf(costs, { flopsPerSecond: 1e4, bytesPerSecond: 1e9 }, { rollouts }, 4), 4 / (400 / 1e4));
+  t.is(rooflineOf(costs, few, rollouts, 64), 4 / ((1000 + 480) / 1e5));
+  t.is(rooflineOf(costs, { flopsPerSecond: 1e4, bytesPerSecond: 1e9 }, rollouts, 4), 4 / (400 / 1e4));
 });

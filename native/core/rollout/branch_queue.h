@@ -20,6 +20,13 @@ namespace cft {
 struct Trunk {
   std::vector<int32_t> token_ids;
   std::unique_ptr<KvSequence> kv;
+  // What its branches say, made when the first of them may draft. The compute thread's.
+  mutable std::unique_ptr<DraftBook> book;
+
+  DraftBook& drafts() const {
+    if (!book) book = std::make_unique<DraftBook>(token_ids);
+    return *book;
+  }
 };
 
 struct Branch {
@@ -33,7 +40,7 @@ struct Branch {
   size_t forced = 0;           // how many of them were there at the start
   size_t fed = 0;              // how many of them have keys and values
   std::unique_ptr<KvSequence> own;
-  TrunkDraft draft;
+  Draft draft;
 
   int64_t left() const {  // tokens that may still be decoded
     return spec.max_new_tokens - static_cast<int64_t>(input.size() - forced);

@@ -15,7 +15,7 @@ bool accept_token(Branch& branch, int32_t token, const EndTokens& end_tokens, Br
   const bool ends = end_tokens.count(token) != 0;
   if (!ends) {
     branch.input.push_back(token);
-    if (branch.spec.draft) branch.draft.follow(branch.trunk->token_ids, branch.input, branch.prefix);
+    if (branch.spec.draft) branch.draft.follow(branch.trunk->drafts(), branch.input, branch.prefix);
     result->token_branches.push_back(branch.spec.id);
     result->tokens.push_back(token);
     result->entropies.push_back(entropy);

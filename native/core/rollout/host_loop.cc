@@ -101,14 +101,13 @@ bool HostLoop::make_room(size_t index, int64_t length) {
 void HostLoop::compose() {
   rows_.clear();
   spans_.clear();
-  size_t pending = 0, drafting = 0;
+  size_t pending = 0;
+  int64_t drafting = 0;
   for (const Branch& branch : active_) {
     pending += std::min(branch.input.size() - branch.fed, kMostFed);
     drafting += branch.spec.draft && branch.spec.temperature == 0 ? 1 : 0;
   }
-  const int64_t spare = backend_->cheap_rows() - static_cast<int64_t>(pending);
-  const int64_t share =
-      drafting == 0 || spare <= 0 ? 0 : std::min<int64_t>(kMostDraft, spare / static_cast<int64_t>(drafting));
+  int64_t spare = std::max<int64_t>(backend_->cheap_rows() - static_cast<int64_t>(pending), 0);
   // Branches that go first keep their room: those behind make way.
   auto before = [](const Branch& a, const Branch& b) { return a.key < b.key; };
   if (!std::is_sorted(active_.begin(), active_.end(), before))
@@ -117,9 +116,11 @@ void HostLoop::compose() {
     const size_t fed = std::min(active_[i].input.size() - active_[i].fed, kMostFed);
     const bool whole = active_[i].fed + fed == active_[i].input.size();
     std::vector<int32_t> drafts;
-    if (whole && share > 0 && active_[i].spec.draft && active_[i].spec.temperature == 0) {
+    if (active_[i].spec.draft && active_[i].spec.temperature == 0) {
+      const int64_t share = whole ? std::min(kMostDraft, (spare + drafting - 1) / drafting) : 0;
+      --drafting;
       // The token after the last draft is decoded too, and must still be allowed.
-      drafts = active_[i].draft.guess(active_[i].trunk->token_ids, std::min(share, active_[i].left() - 1));
+      drafts = active_[i].draft.guess(active_[i].trunk->drafts(), std::min(share, active_[i].left() - 1));
     }
     Branch& branch = active_[i];
     if (!branch.own) branch.own = backend_->create_sequence();
@@ -127,6 +128,7 @@ void HostLoop::compose() {
     if (!drafts.empty() &&
         !backend_->reserve(*branch.own, static_cast<int64_t>(branch.fed + fed + drafts.size())))
       drafts.clear();
+    spare -= static_cast<int64_t>(drafts.size());
     if (!make_room(i, static_cast<int64_t>(branch.fed + fed + drafts.size()))) break;
     spans_.push_back({i, rows_.size(), fed + drafts.size(), drafts.size()});
     for (size_t j = 0; j < fed + drafts.size(); ++j) {

@@ -221,6 +221,27 @@ TEST_CASE("emulated device loop: a cancelled branch is in no new trunk's way") {
   CHECK_NOTHROW(engine.add_trunk(std::vector<int32_t>(190, 5), 190, 0, nullptr));
 }
 
+TEST_CASE(
+    "emulated device loop: a new trunk leaves room for the next branch of one that is between two of them") {
+  Model model = kEmulated.model(Structure::kLlama);
+  const int64_t position = cft::KvLayout(model.config(), at::kFloat).position_bytes();
+  RolloutEngine engine(model, {1, {}, 60 * position, false, kEmulated.parts(model)});
+  const int64_t first = engine.add_trunk({1, 2}, 2, 0, nullptr);
+  engine.submit({{1, first, 2, {5}, 50}});
+  CHECK(drain(engine).size() == 1);
+  // A verdict on that one will ask for another, which needs 50 positions.
+  const int64_t second = engine.add_trunk({1, 2, 3}, 3, 0, nullptr);
+  CHECK_THROWS_WITH_AS(engine.add_trunk({1, 2, 4, 5, 6, 7}, 6, 0, nullptr), doctest::Contains("no room"),
+                       cft::Error);
+  engine.submit({{2, first, 2, {5}, 50}});
+  CHECK(drain(engine).at(2).token_ids.size() == 50);
+  engine.release_trunk(first);
+  engine.release_trunk(second);
+  // Nothing is held: what was long once is in nobody's way.
+  CHECK_NOTHROW(engine.add_trunk(std::vector<int32_t>(40, 5), 40, 0, nullptr));
+  CHECK_NOTHROW(engine.add_trunk({1, 2}, 2, 0, nullptr));
+}
+
 // Room for 60 positions, 20 of which a trunk holds that no branch needs.
 struct HeldMemory {
   Model model = kEmulated.model(Structure::kLlama);

@@ -62,10 +62,11 @@ bool CpuBackend::reserve(KvSequence& sequence, int64_t length) {
   return static_cast<PagedSequence&>(sequence).reserve(length);
 }
 
-// A tile of rows reads the weights as fast as one row does.
+// A tile of rows reads the weights as fast as one row does. Weights from memory leave time for a second one;
+// for those in the caches it would only be work, and a second thread's.
 int64_t CpuBackend::cheap_rows() const {
   if (packed_->head().layout == WeightLayout::kBf16Tiles) return kTileRows;
-  return 2 * packed_->kernels().tile;
+  return (runs_by_lanes(model_) ? 1 : 2) * packed_->kernels().tile;
 }
 
 // Sorts units (rows of one sequence) by trunk and prefix, so that tiles of a trunk see about the same of it,

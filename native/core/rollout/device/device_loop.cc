@@ -81,11 +81,11 @@ std::unique_ptr<KvSequence> DeviceLoop::prefill(const std::vector<int32_t>& toke
   const std::shared_ptr<void> on_stream = runtime_.enter();
   drop_cancelled();  // they hold memory
   const auto length = static_cast<int64_t>(tokens.size());
-  // Branches need room beside the trunks, so only the first may take all.
-  const int64_t most = pool_.used() == 0 ? budget_positions_ : budget_positions_ / 4 * 3;
-  std::unique_ptr<PooledTrunk> trunk =
-      pool_.take(length, std::min(most, budget_positions_ - arena_.positions()));
-  if (!trunk && active() == 0 && arena_.slots() > 0) {
+  const int64_t most = positions_for_trunks();
+  const bool fits = pool_.used() + length <= most;
+  std::unique_ptr<PooledTrunk> trunk;
+  if (fits) trunk = pool_.take(length, std::min(most, budget_positions_ - arena_.positions()));
+  if (fits && !trunk && active() == 0 && arena_.slots() > 0) {
     arena_.release();
     slots_.clear();
     forget_addresses();

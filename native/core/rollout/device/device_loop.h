@@ -75,6 +75,7 @@ class DeviceLoop : public DecodeLoop {
   void admit(StepResult* result);
   int64_t slots_that_fit(int64_t capacity) const;
   int64_t positions_left() const;
+  int64_t positions_for_trunks();
   void shape_arena(int64_t slots, int64_t capacity);
   void park(size_t slot);
   void shrink_batch();
@@ -100,6 +101,7 @@ class DeviceLoop : public DecodeLoop {
   const KvLayout layout_;
   const int64_t position_bytes_;
   int64_t budget_positions_ = 0;
+  int64_t longest_ = 0;  // most positions of a branch since no trunk was held
 
   TrunkPool pool_;
   SuffixArena arena_;

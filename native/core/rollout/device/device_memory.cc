@@ -50,6 +50,18 @@ void DeviceLoop::drop_cancelled() {
 
 int64_t DeviceLoop::positions_left() const { return budget_positions_ - pool_.positions(); }
 
+// Branches need room beside the trunks, so only the first may take all: a quarter of it, and what the longest
+// of them needs when it is alone. That counts branches that are done, too: a verdict on one may ask for the
+// next on its trunk.
+int64_t DeviceLoop::positions_for_trunks() {
+  if (pool_.used() == 0) {
+    longest_ = 0;
+    return budget_positions_;
+  }
+  longest_ = std::max(longest_, queue_.most_positions());
+  return std::min(budget_positions_ / 4 * 3, budget_positions_ - longest_);
+}
+
 // A quarter of the budget stays for trunks, lest few of them keep a large batch waiting; save for one slot.
 int64_t DeviceLoop::slots_that_fit(int64_t capacity) const {
   const int64_t share = budget_positions_ - std::max(pool_.positions(), budget_positions_ / 4);
@@ -162,6 +174,7 @@ void DeviceLoop::admit(StepResult* result) {
     if (slot.branch) continue;
     slot.branch = queue_.next(result);
     if (!slot.branch) return;
+    longest_ = std::max(longest_, slot.branch->most_positions());
     slot.branch->spec.draft = false;  // a row more costs as much as the token that it may save
     slot.dirty = rows_dirty_ = true;
   }
