@@ -177,7 +177,7 @@ export interface NativeBranch {
   topP: number;
   /** Sampling depends on (seed, position in the sequence) alone, whatever else is in the batch. Up to 2^53. */
   seed: number;
-  /** The engine may verify tokens of the branch's own trunk as a draft (greedy only, same result). */
+  /** The engine may verify what the trunk or its branches said before as a draft (greedy only, same result). */
   draft?: boolean;
   /** Entropies of its tokens are wanted; on CUDA there are none. */
   entropy?: boolean;

@@ -23,7 +23,7 @@ struct BranchSpec {
   double top_p = 1.0;
   uint64_t seed = 0;
   bool entropy = false;   // entropies of its tokens are wanted (not on CUDA)
-  bool draft = false;     // greedy only: the trunk's tokens may be tried as a draft; same result
+  bool draft = false;     // greedy only: what was said before may be tried as a draft; same result
   double priority = 0.0;  // lower ones enter the batch first, equal ones in the order of submission
 };
 
