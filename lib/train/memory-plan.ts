@@ -19,7 +19,7 @@ export interface MemorySettings {
   parameters: number;
   /** Parameters of the adapter; undefined for full fine-tuning. */
   lora: { parameters: number } | undefined;
-  /** A bf16 weight is widened to fp32 as a whole while it is used: where products are libtorch's (the head's always). */
+  /** A bf16 weight is widened to fp32 as a whole while it is used: where products are libtorch's. */
   widens: boolean;
 }
 

@@ -224,8 +224,10 @@ TEST_CASE("what a branch or its siblings said before is a draft, too") {
   RolloutEngine engine(model, 1, {});
   const int64_t trunk = engine.add_trunk({1, 2, 3, 4}, 4, 0, nullptr);
   std::vector<BranchSpec> specs;
-  for (int64_t id = 0; id < 3; ++id) specs.push_back({id, trunk, 4, {}, 60});
-  for (BranchSpec& spec : specs) spec.draft = true;
+  for (int64_t id = 0; id < 3; ++id) {
+    specs.push_back({id, trunk, 4, {}, 60});
+    specs.back().draft = true;
+  }
   Results results;
   std::vector<int64_t> accepted;
   for (const BranchSpec& spec : specs) {

@@ -1,6 +1,11 @@
 /** The plan of a training's memory: what it is made of, and what follows from it. */
 import test from 'ava';
-import { type MemoryRequest, planMemory, planMicroBatch } from '../../lib/train/memory-plan.js';
+import {
+  type MemoryRequest,
+  type MemorySettings,
+  planMemory,
+  planMicroBatch,
+} from '../../lib/train/memory-plan.js';
 import { mostRows, planRun } from '../../lib/train/run-plan.js';
 
 /** SmolLM2-135M. */
@@ -16,12 +21,15 @@ const config = {
   qkNorm: 'none' as const,
   normPlacement: 'pre' as const,
 };
-const request: MemoryRequest = {
+const settings: MemorySettings = {
   config,
   dtype: 'float32',
   parameters: 134_515_008,
   lora: undefined,
   widens: true,
+};
+const request: MemoryRequest = {
+  ...settings,
   microBatchTokens: 600,
   selectedTokens: 45,
   checkpoint: false,
@@ -78,13 +86,6 @@ test('bf16 weights are widened by libtorch alone: our products need no fp32 copy
 });
 
 test('micro-batches grow with the model, within bounds; a sequence that is too long for it is checkpointed', (t) => {
-  const settings = {
-    config,
-    dtype: 'float32',
-    parameters: request.parameters,
-    lora: undefined,
-    widens: true,
-  } as const;
   const { microBatchTokens, checkpoint } = planMicroBatch(settings, 300);
   t.true(microBatchTokens >= 512 && microBatchTokens <= 1024, `${microBatchTokens}`);
   t.false(checkpoint);
@@ -102,16 +103,10 @@ test('micro-batches grow with the model, within bounds; a sequence that is too l
 });
 
 test('on a GPU activations and a chunk of logits share 16 GB; checkpointing is done where it is asked for', (t) => {
-  const settings = {
-    config,
-    dtype: 'bfloat16',
-    parameters: request.parameters,
-    lora: undefined,
-    widens: true,
-  } as const;
-  const plain = planMicroBatch(settings, 300, false);
+  const half = { ...settings, dtype: 'bfloat16' } as const;
+  const plain = planMicroBatch(half, 300, false);
   t.deepEqual(plain, { microBatchTokens: 16_384, checkpoint: false });
-  t.true(planMicroBatch(settings, 300, false, 'on').checkpoint);
+  t.true(planMicroBatch(half, 300, false, 'on').checkpoint);
   const large = {
     ...config,
     hiddenSize: 4096,
@@ -120,27 +115,17 @@ test('on a GPU activations and a chunk of logits share 16 GB; checkpointing is d
     heads: 32,
     headDim: 128,
   };
-  const one = planMicroBatch({ ...settings, config: large }, 300, false);
+  const one = planMicroBatch({ ...half, config: large }, 300, false);
   t.false(one.checkpoint);
-  const long = planMicroBatch({ ...settings, config: large }, 8192, false);
+  const long = planMicroBatch({ ...half, config: large }, 8192, false);
   t.true(long.checkpoint, 'one sequence alone would not fit');
   t.true(long.microBatchTokens > one.microBatchTokens);
-  t.is(
-    planMicroBatch({ ...settings, config: large }, 300, false, 'on').microBatchTokens,
-    one.microBatchTokens,
-  );
-  const wider = planMicroBatch({ ...settings, config: { ...large, vocabSize: 256_000 } }, 300, false);
+  t.is(planMicroBatch({ ...half, config: large }, 300, false, 'on').microBatchTokens, one.microBatchTokens);
+  const wider = planMicroBatch({ ...half, config: { ...large, vocabSize: 256_000 } }, 300, false);
   t.true(wider.microBatchTokens < one.microBatchTokens, 'more logits leave less');
 });
 
 test('on a CPU checkpointing can be asked for and refused', (t) => {
-  const settings = {
-    config,
-    dtype: 'float32',
-    parameters: request.parameters,
-    lora: undefined,
-    widens: true,
-  } as const;
   t.true(planMicroBatch(settings, 300, true, 'on').checkpoint);
   t.false(planMicroBatch(settings, 8192, true, 'off').checkpoint);
 });
